@@ -1,0 +1,68 @@
+# `make help` lists the targets. Everything runs in .venv, made from requirements/dev.txt the first time.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+ARGS ?=
+VENV := .venv
+RUN := $(VENV)/bin/python
+PIP := $(RUN) -m pip --disable-pip-version-check --no-input
+# The name of the stamp carries what .venv was made from, so that a changed list makes it anew.
+KEY := $(shell cat requirements/dev.txt pyproject.toml <(echo '$(CURDIR)') | sha256sum | cut -c1-16)
+STAMP := $(VENV)/made-$(KEY)
+
+export PYTHONUNBUFFERED := 1
+# Nothing is downloaded at run time.
+export HF_HUB_OFFLINE := 1
+export TRANSFORMERS_OFFLINE := 1
+
+.PHONY: help venv demo test heavy bench lint format soak clean
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
+
+venv: $(STAMP) ## the environment alone
+
+# A wheel of torch that was built for CUDA does not load without the libraries that the list leaves out: fetch them then.
+$(STAMP):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=…")'
+	@echo "making $(VENV) from requirements/dev.txt (once; a minute or two)"
+	@[ -x $(RUN) ] && $(RUN) -c '' 2>/dev/null || { rm -rf $(VENV); $(PYTHON) -m venv $(VENV); }
+	@rm -f $(VENV)/made-*
+	@$(PIP) install -q --no-deps -r requirements/dev.txt
+	@$(RUN) -c 'import torch' 2>/dev/null || $(PIP) install -q -r requirements/dev.txt
+	@$(PIP) install -q --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: $(STAMP) ## train, publish, serve, crash, resume: under two minutes
+	@$(RUN) -m examples.demo.main $(ARGS)
+
+test: $(STAMP) ## the fast tests, without root: under five minutes on two cores
+	@$(RUN) -m pytest -q -n 2 $(ARGS)
+
+heavy: $(STAMP) ## the long suites one after the other (nfs needs root and Debian's packages)
+	@for suite in model mutants kill nfs; do $(RUN) -m pytest -q -m $$suite $(ARGS); done
+
+bench: $(STAMP) ## speed, as ratios
+	@$(RUN) bench/main.py $(ARGS)
+
+lint: $(STAMP) ## ruff, formatting, types
+	@$(RUN) -m ruff check .
+	@$(RUN) -m ruff format --check .
+	@$(RUN) -m mypy
+
+format: $(STAMP) ## put the code into its form
+	@$(RUN) -m ruff check --fix-only -q .
+	@$(RUN) -m ruff format .
+
+soak: export HOLDFAST_SOAK := 1
+soak: $(STAMP) ## kill -9 and the random tests, ten times as long
+	@$(RUN) -m pytest -q -m kill --timeout 3600 $(ARGS)
+	@$(RUN) -m pytest -q -n 2 -m 'not model and not mutants and not kill and not nfs' --timeout 3600 -k 'machine or fuzz or property' $(ARGS)
+
+clean: ## remove what can be made again
+	@rm -rf $(VENV) build dist reports src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -1,0 +1,64 @@
+"""Holdfast hands weights from a trainer to its inference servers, safely, over any shared directory.
+
+    channel = holdfast.Channel("/mnt/shared/run42/weights")
+
+Names are imported when they are first used, so `import holdfast` costs a few milliseconds and never imports torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from holdfast.errors import (
+    ConflictError,
+    FencedError,
+    HoldfastError,
+    IntegrityError,
+    NotVisibleError,
+    OutcomeUnknownError,
+    RewoundError,
+    TimedOutError,
+    UnavailableError,
+    UsageError,
+)
+
+if TYPE_CHECKING:
+    from holdfast.core.records import Term
+    from holdfast.core.retention import Retention
+
+__version__ = "0.1.0"
+
+_LAZY = {
+    "Retention": "holdfast.core.retention",
+    "Term": "holdfast.core.records",
+}
+
+__all__ = [
+    "ConflictError",
+    "FencedError",
+    "HoldfastError",
+    "IntegrityError",
+    "NotVisibleError",
+    "OutcomeUnknownError",
+    "Retention",
+    "RewoundError",
+    "Term",
+    "TimedOutError",
+    "UnavailableError",
+    "UsageError",
+    "__version__",
+]
+
+
+def __getattr__(name: str) -> object:
+    module = _LAZY.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(module), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
