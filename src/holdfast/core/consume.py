@@ -2,7 +2,7 @@
 
 Taking one version goes through these phases (`taking` is that version):
 
-    IDLE      --Looked-->        HOLDING    do: WriteRecord (with the hold)        or IDLE: nothing to take, with the reason
+    IDLE      --Looked-->        HOLDING    do: WriteRecord (with the hold); or IDLE: nothing to take, with the reason
     HOLDING   --Written-->       LOOKING    do: ReadSweepers
     LOOKING   --SweepersRead-->  CHECKING   do: Check (open the manifest, every size and digest; copy when staging)
                                  IDLE       tombstoned: do WriteRecord (without the hold)
@@ -12,10 +12,11 @@ Taking one version goes through these phases (`taking` is that version):
               --NotVisible-->    CHECKING   do: Check again through fresh listings, until `patience_s` without progress
               --Damaged-->       IDLE       do: WriteRecord (refused, with the reason)
 
-Acknowledge, release, reject and fail are the user's, for versions that were given, at any time in IDLE:
+Acknowledge, release, reject and fail are the user's, for versions that were given, in any phase:
 
-    Acknowledge: ReadSweepers first (a consumer that was expired may not say that its bytes are live), then WriteRecord.
-    Expired at any look: every hold is gone; do: Drop. The shell starts again as a new incarnation.
+    Acknowledge: CheckLease first (a consumer that was expired may not say that its bytes are live), then WriteRecord.
+    Expired at any look: every hold is gone; do: Drop. The shell starts again as a new incarnation. What was given in
+    place is lost; a staged copy is the consumer's own and stays.
 
 The order of hold and look is the consumer's half of the argument in sweep.py. `position` never falls (I3): under
 one claim only later versions of the lineage are given; under a higher claim whatever its lineage says, and if what
@@ -40,8 +41,6 @@ class Phase(enum.Enum):
     LOOKING = "looking"
     UNSEEN = "unseen"
     CHECKING = "checking"
-    ACKNOWLEDGING = "acknowledging"
-    EXPIRED = "expired"
 
 
 class Mode(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,7 +78,6 @@ class Consume(msgspec.Struct, frozen=True, kw_only=True):
     refused: frozenset[tuple[Version, str]] = frozenset()
     taking: Version | None = None
     rewound: bool = False
-    acknowledging: Version | None = None
     progress: int = 0
     progress_s: float = 0.0
 
@@ -102,6 +100,13 @@ class SweepersRead(msgspec.Struct, frozen=True):
     tombstoned: frozenset[Version]
     expired: bool = False
     unseen_by: tuple[str, ...] = ()
+
+
+class LeaseRead(msgspec.Struct, frozen=True):
+    """Whether any sweeper's file, read afresh after `version` was loaded, lists this consumer as expired."""
+
+    version: Version
+    expired: bool = False
 
 
 class Checked(msgspec.Struct, frozen=True):
@@ -143,7 +148,9 @@ class Reject(msgspec.Struct, frozen=True):
     reason: str
 
 
-Event = Looked | Written | SweepersRead | Checked | NotVisible | Damaged | Acknowledge | Release | Fail | Reject
+Event = (
+    Looked | Written | SweepersRead | LeaseRead | Checked | NotVisible | Damaged | Acknowledge | Release | Fail | Reject
+)
 
 
 class WriteRecord(msgspec.Struct, frozen=True):
@@ -152,6 +159,12 @@ class WriteRecord(msgspec.Struct, frozen=True):
 
 class ReadSweepers(msgspec.Struct, frozen=True):
     """Read every sweeper's file afresh and the own lease, then tell it by SweepersRead."""
+
+
+class CheckLease(msgspec.Struct, frozen=True):
+    """Read every sweeper's file afresh and the own lease, then tell it by LeaseRead."""
+
+    version: Version
 
 
 class Check(msgspec.Struct, frozen=True):
@@ -186,7 +199,7 @@ class Idle(msgspec.Struct, frozen=True):
     stale: bool = False
 
 
-Effect = WriteRecord | ReadSweepers | Check | Give | Acknowledged | Drop | Idle
+Effect = WriteRecord | ReadSweepers | CheckLease | Check | Give | Acknowledged | Drop | Idle
 
 
 def pending(state: Consume, mode: Mode, looked: Looked) -> tuple[Version, ...]:
@@ -212,8 +225,8 @@ def step(state: Consume, event: Event, mode: Mode) -> tuple[Consume, tuple[Effec
             return _still_wanted(state, lineage)
         case Phase.HOLDING, Written():
             return _to(state, Phase.LOOKING), (ReadSweepers(),)
-        case Phase.LOOKING | Phase.ACKNOWLEDGING, SweepersRead(expired=True):
-            return _to(state, Phase.EXPIRED), (Drop(),)
+        case Phase.LOOKING, SweepersRead(expired=True):
+            return _drop(state, mode)
         case Phase.LOOKING, SweepersRead():
             return _looked_again(state, event, mode)
         case Phase.CHECKING, Checked():
@@ -222,14 +235,12 @@ def step(state: Consume, event: Event, mode: Mode) -> tuple[Consume, tuple[Effec
             return _not_visible(state, event, mode)
         case Phase.CHECKING, Damaged(reason):
             return _refuse(state, reason, mode)
-        case Phase.ACKNOWLEDGING, SweepersRead():
-            return _acknowledged(state, mode)
-        case Phase.IDLE, Acknowledge(version):
+        case _, Acknowledge(version):
             assert version in state.given
-            read = (ReadSweepers(),) if mode.writes else ()
-            waiting = msgspec.structs.replace(state, phase=Phase.ACKNOWLEDGING, acknowledging=version)
-            return (waiting, read) if read else _acknowledged(waiting, mode)
-        case Phase.IDLE, Release(version) | Fail(version) | Reject(version):
+            return (state, (CheckLease(version),)) if mode.writes else _acknowledged(state, version, mode)
+        case _, LeaseRead(version, expired):
+            return _drop(state, mode) if expired else _acknowledged(state, version, mode)
+        case _, Release(version) | Fail(version) | Reject(version):
             return _let_go(state, event, version, mode)
         case _, Written():
             return state, ()
@@ -339,18 +350,34 @@ def _refuse(state: Consume, reason: str, mode: Mode) -> tuple[Consume, tuple[Eff
     return msgspec.structs.replace(_give_up(state, state.taking), refused=refused), _written(mode)
 
 
-def _acknowledged(state: Consume, mode: Mode) -> tuple[Consume, tuple[Effect, ...]]:
-    assert state.acknowledging is not None
-    version = state.acknowledging
+def _acknowledged(state: Consume, version: Version, mode: Mode) -> tuple[Consume, tuple[Effect, ...]]:
+    if version not in state.given:  # released, or lost, while the lease was read
+        return state, ()
     after = msgspec.structs.replace(
-        state,
-        phase=Phase.IDLE,
-        acknowledging=None,
-        acknowledged=version,
-        acknowledged_cycle=state.claim,
-        serving=state.serving | {version},
+        state, acknowledged=version, acknowledged_cycle=state.claim, serving=state.serving | {version}
     )
     return after, (*_written(mode), Acknowledged(version))
+
+
+def _drop(state: Consume, mode: Mode) -> tuple[Consume, tuple[Effect, ...]]:
+    kept = state.given if mode.staged else frozenset()
+    after = Consume(
+        claim=state.claim,
+        last=state.last,
+        again=state.last if state.last not in kept else None,
+        given=kept,
+        serving=state.serving & kept,
+        acknowledged=state.acknowledged,
+        acknowledged_cycle=state.acknowledged_cycle,
+        refused=state.refused,
+    )
+    return after, (Drop(),)
+
+
+def interrupted(state: Consume) -> Consume:
+    """The state after an effect failed (storage away, disk full): the taking starts again at the next poll."""
+    idle = msgspec.structs.replace(state, phase=Phase.IDLE, rewound=False)
+    return _give_up(idle, state.taking) if state.taking is not None else idle
 
 
 def _let_go(

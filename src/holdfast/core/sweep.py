@@ -3,8 +3,8 @@
 One pass goes through these phases; an event that is not in its phase's row is a bug in the shell, not a case:
 
     IDLE      --Begin-->    LOOKING     do: Look
-    LOOKING   --Looked-->   MARKING     do: WriteRecord (tombstones, consumers seen and expired)      or IDLE: nothing to do
-    MARKING   --Written-->  SETTLING    do: Settle (two visibility bounds)                            or IDLE: no tombstones
+    LOOKING   --Looked-->   MARKING     do: WriteRecord (tombstones, consumers seen and expired); or IDLE: nothing to do
+    MARKING   --Written-->  SETTLING    do: Settle (two visibility bounds); or IDLE: no tombstones
     SETTLING  --Settled-->  RELOOKING   do: Look
     RELOOKING --Looked-->   REMOVING    do: Remove each version that still nobody holds or needs
     REMOVING  --Removed-->  CLEARING    do: WriteRecord (without the removed and the withdrawn)
@@ -153,13 +153,16 @@ def judge(view: View, policy: Retention, expired: frozenset[str]) -> dict[Versio
             ages_s=view.ages_s,
         ),
     )
-    verdicts: dict[Version, Verdict] = {}
     live = [consumer for consumer in view.consumers if consumer.key not in expired]
+    holders: dict[Version, list[str]] = {}
+    for consumer in live:
+        for version in consumer.holds:
+            holders.setdefault(version, []).append(consumer.key)
     unreadable = [consumer.key for consumer in live if not consumer.readable]
+    verdicts: dict[Version, Verdict] = {}
     for version in view.versions:
-        holders = [consumer.key for consumer in live if version in consumer.holds]
-        if holders:
-            verdicts[version] = Verdict(True, f"held by {', '.join(holders)}")
+        if version in holders:
+            verdicts[version] = Verdict(True, f"held by {', '.join(holders[version])}")
         elif unreadable:
             verdicts[version] = Verdict(True, f"kept: the file of {', '.join(unreadable)} cannot be read")
         elif version in kept:
