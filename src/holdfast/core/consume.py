@@ -312,9 +312,7 @@ def _looked_again(state: Consume, read: SweepersRead, mode: Mode) -> tuple[Consu
 
 
 def _give_up(state: Consume, version: Version) -> Consume:
-    return msgspec.structs.replace(
-        state, phase=Phase.IDLE, taking=None, holds=state.holds - ({version} - state.given)
-    )
+    return msgspec.structs.replace(state, phase=Phase.IDLE, taking=None, holds=state.holds - ({version} - state.given))
 
 
 def _give(state: Consume, mode: Mode) -> tuple[Consume, tuple[Effect, ...]]:

@@ -224,9 +224,7 @@ def _second_look(state: Sweep, view: View, policy: Retention) -> tuple[Sweep, tu
 
 
 def _fenced(state: Sweep, view: View) -> tuple[Sweep, tuple[Effect, ...]]:
-    return _record(
-        msgspec.structs.replace(state, fenced_by=view.highest), Phase.CLEARING, tombstones=frozenset()
-    )
+    return _record(msgspec.structs.replace(state, fenced_by=view.highest), Phase.CLEARING, tombstones=frozenset())
 
 
 def _record(state: Sweep, phase: Phase, *, tombstones: frozenset[Version]) -> tuple[Sweep, tuple[Effect, ...]]:
