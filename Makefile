@@ -9,7 +9,7 @@ PYTHON ?= python3
 ARGS ?=
 VENV := .venv
 RUN := $(VENV)/bin/python
-PIP := $(RUN) -m pip --disable-pip-version-check --no-input
+PIP := $(RUN) -m pip --disable-pip-version-check --no-input -qq
 # The name of the stamp carries what .venv was made from, so that a changed list makes it anew.
 KEY := $(shell cat requirements/dev.txt pyproject.toml <(echo '$(CURDIR)') | sha256sum | cut -c1-16)
 STAMP := $(VENV)/made-$(KEY)
@@ -32,9 +32,9 @@ $(STAMP):
 	@echo "making $(VENV) from requirements/dev.txt (once; a minute or two)"
 	@[ -x $(RUN) ] && $(RUN) -c '' 2>/dev/null || { rm -rf $(VENV); $(PYTHON) -m venv $(VENV); }
 	@rm -f $(VENV)/made-*
-	@$(PIP) install -q --no-deps -r requirements/dev.txt
-	@$(RUN) -c 'import torch' 2>/dev/null || $(PIP) install -q -r requirements/dev.txt
-	@$(PIP) install -q --no-deps --no-build-isolation -e .
+	@$(PIP) install --no-deps -r requirements/dev.txt
+	@$(RUN) -c 'import torch' 2>/dev/null || $(PIP) install -r requirements/dev.txt
+	@$(PIP) install --no-deps --no-build-isolation -e .
 	@touch $@
 
 demo: $(STAMP) ## train, publish, serve, crash, resume: under two minutes
