@@ -9,17 +9,19 @@ from collections.abc import Iterator
 import hypothesis
 import pytest
 
-_FAST = "fast"
-_SOAK = "soak"
-hypothesis.settings.register_profile(_FAST, deadline=None, print_blob=True)
-hypothesis.settings.register_profile(_SOAK, deadline=None, print_blob=True, max_examples=2000)
-hypothesis.settings.load_profile(_SOAK if os.environ.get("HOLDFAST_SOAK") == "1" else _FAST)
+_CI = "CI" in os.environ
+_SOAK = os.environ.get("HOLDFAST_SOAK") == "1"
+# In CI the same examples every time: what fails there fails for everyone. A soak looks for new ones.
+hypothesis.settings.register_profile(
+    "holdfast", deadline=None, print_blob=True, derandomize=_CI and not _SOAK, max_examples=2000 if _SOAK else 100
+)
+hypothesis.settings.load_profile("holdfast")
 
 
 @pytest.fixture(scope="session")
 def effort() -> int:
     """How many times as long as usual the random suites go on: 1, and 10 in a soak."""
-    return 10 if os.environ.get("HOLDFAST_SOAK") == "1" else 1
+    return 10 if _SOAK else 1
 
 
 @pytest.fixture(scope="session", autouse=True)
