@@ -9,10 +9,13 @@ What an implementation can do is data (`Capabilities`), never a type test. `test
 over every implementation, the same for all.
 
 Errors, for all methods alike:
-    NotVisibleError      ENOENT, ESTALE, ENOTDIR on the way: absent, or not visible here yet.
-    ConflictError        code "exists": somebody's bytes stand there already (create, begin_tree, commit_tree, link).
+    NotVisibleError      ENOENT, ESTALE, ENOTDIR on the way: absent, or not visible here yet. Also for a call that
+                         writes: its directory is gone, or somebody swept what it was writing.
+    ConflictError        code "exists": somebody's bytes stand there already (create, begin_tree, file, commit_tree,
+                         link, make_directory).
     OutcomeUnknownError  the answer was lost, and reading back could not tell. Never a guess.
-    IntegrityError       not a regular file, larger than the limit: nothing that the protocol writes.
+    IntegrityError       "not_a_file", "not_a_directory" (a symlink on the way), "too_large": nothing that the
+                         protocol writes.
     UnavailableError     everything else (EIO, ENOSPC, EACCES, EROFS …), with `code` = "errno_<name in lower case>"
                          ("errno_enospc") and `fields["path"]`.
 """
@@ -82,7 +85,7 @@ class TreeWriter(Protocol):
         """A new file `path` ('/'-separated, below the tree; directories are made as needed)."""
 
     def abort(self) -> None:
-        """Throw the tree away; idempotent. What a crash leaves behind is found in list("staging")."""
+        """Throw the tree away; idempotent. What a crash leaves behind is found by `list_garbage`."""
 
 
 class Storage(Protocol):
@@ -93,6 +96,8 @@ class Storage(Protocol):
 
     def list(self, directory: str) -> tuple[Entry, ...]:
         """A fresh listing of one directory ("" is the root), sorted by name; () where it isn't there.
+
+        Temporaries of `create` and `replace` are left out.
 
         On NFS this is also what makes names below it visible: call it before the first look at any name that
         was not in a listing yet (a name asked for too early stays "missing" there for 30 s and more).
@@ -121,7 +126,14 @@ class Storage(Protocol):
         """
 
     def delete(self, path: str) -> None:
-        """Remove a record or link; absent is success."""
+        """Remove a record or link; absent is success. Durability: as `create`."""
+
+    def make_directory(self, path: str, mode: int = 0o755) -> None:
+        """Make directory `path` ("" is the root itself) with exactly `mode`, missing parents with 0755.
+
+        One that is there keeps its mode. Records are created only in directories made by this; a storage without
+        directories does nothing. Durability: the directories survive a power cut, those found there as well.
+        """
 
     def begin_tree(self, name: str, nonce: str) -> TreeWriter:
         """Start writing version `name`; `nonce` names the staging place, unique to this publish."""
@@ -132,23 +144,36 @@ class Storage(Protocol):
         Durability, in this order: payload files (closed before), STABLE (in the tree by now), manifest.json, every
         directory of the tree, the rename (or put-if-absent of the manifest), versions/ itself. When it returned, the
         version survives a power cut. A lost answer is judged by reading back: ours = success, else ConflictError
-        code "exists", else OutcomeUnknownError.
+        code "exists", else OutcomeUnknownError. After UnavailableError nothing is visible; after OutcomeUnknownError
+        it may be. In both cases the same call may be made again, and finishes what is unfinished.
         """
 
     def retire_tree(self, name: str, nonce: str) -> None:
         """Make a version invisible in one atomic step, then remove its files; absent is success.
 
+        `nonce` is new for each version retired; the same call may be made again after an error.
         A crash after the step leaves garbage in staging/ (or files without manifest), never half a version.
         """
 
     def list_garbage(self) -> tuple[str, ...]:
-        """Nonces of staging places (being written, abandoned, or retired half-way) as a fresh listing shows them."""
+        """What a writer is writing or has left behind, as a fresh listing shows it, each as one opaque name.
+
+        Nonces of staging places (being written, abandoned, retired half-way), and whatever else the storage needs to
+        find again. Those of a live writer are among them: remove what stayed listed, under this very name, for longer
+        than anybody alive can be silent.
+        """
 
     def remove_garbage(self, nonce: str) -> None:
-        """Remove one staging place whole; idempotent. The caller knows that nobody writes there any more."""
+        """Remove one name of `list_garbage` whole; idempotent. The caller knows that nobody writes there any more.
+
+        A committed version is never touched by it. A writer that lives all the same gets NotVisibleError.
+        """
 
     def link(self, path: str, name: str) -> None:
-        """Leave `path` as a symlink to version `name`; never repoints. ConflictError if something else stands there."""
+        """Leave `path` as a symlink to version `name`; never repoints. ConflictError if something else stands there.
+
+        Durability: as `create`. UsageError without capability links.
+        """
 
     def local_path(self, path: str) -> pathlib.Path:
         """The path that other programs on this machine open. UsageError without capability local_paths."""
