@@ -22,7 +22,7 @@ export TRANSFORMERS_OFFLINE := 1
 .PHONY: help venv demo test heavy bench lint format soak clean
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 venv: $(STAMP) ## the environment alone
 
@@ -50,9 +50,11 @@ bench: $(STAMP) ## speed, as ratios
 	@$(RUN) bench/main.py $(ARGS)
 
 lint: $(STAMP) ## ruff, formatting, types
-	@$(RUN) -m ruff check .
-	@$(RUN) -m ruff format --check .
-	@$(RUN) -m mypy
+	@status=0; \
+	$(RUN) -m ruff check . || status=1; \
+	$(RUN) -m ruff format --check . || status=1; \
+	$(RUN) -m mypy || status=1; \
+	exit $$status
 
 format: $(STAMP) ## put the code into its form
 	@$(RUN) -m ruff check --fix-only -q .
