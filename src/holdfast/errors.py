@@ -66,7 +66,5 @@ class RewoundError(HoldfastError):
     """The trainer resumed from an older version, so what was waited for will be made anew, or never."""
 
 
-def _rebuild(
-    kind: type[HoldfastError], message: str, code: str, hint: str, fields: dict[str, object]
-) -> HoldfastError:
+def _rebuild(kind: type[HoldfastError], message: str, code: str, hint: str, fields: dict[str, object]) -> HoldfastError:
     return kind(message, code=code, hint=hint, **fields)
