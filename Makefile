@@ -63,7 +63,7 @@ format: $(STAMP) ## put the code into its form
 soak: export HOLDFAST_SOAK := 1
 soak: $(STAMP) ## kill -9 and the random tests, ten times as long
 	@$(RUN) -m pytest -q -m kill --timeout 3600 $(ARGS)
-	@$(RUN) -m pytest -q -n 2 -m 'not model and not mutants and not kill and not nfs' --timeout 3600 -k 'machine or fuzz or property' $(ARGS)
+	@$(RUN) -m pytest -q -n 2 -m 'hypothesis and not model and not mutants and not kill and not nfs' --timeout 3600 $(ARGS)
 
 clean: ## remove what can be made again
 	@rm -rf $(VENV) build dist reports src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
