@@ -13,7 +13,7 @@ from enum import Enum
 from typing import Any, Literal
 
 from holdfast.channel.model import unwrapped
-from holdfast.channel.payload import Payload
+from holdfast.channel.payload import Payload, check_payload
 from holdfast.channel.sources import BytesSource
 from holdfast.channel.tensors import copy_state_dict, dtype_name, safetensors_source, view_state_dict
 from holdfast.errors import UsageError
@@ -59,10 +59,12 @@ def adapter_payload(
         "dtype": dtype_name(views.values()),
         "rank": _rank(settings),
     }
-    return Payload(
-        files=((CONFIG, BytesSource([_json(settings)])), (WEIGHTS, safetensors_source(views))),
-        kind="adapter",
-        requires={key: value for key, value in requires.items() if value is not None},
+    return check_payload(
+        Payload(
+            files=((CONFIG, BytesSource([_json(settings)])), (WEIGHTS, safetensors_source(views))),
+            kind="adapter",
+            requires={key: value for key, value in requires.items() if value is not None},
+        )
     )
 
 
@@ -86,7 +88,7 @@ def _of_model(
 def _adapter_name(model: Any, adapter: str | None) -> str:
     if adapter is not None:
         return adapter
-    active = model.active_adapter
+    active = model.active_adapters
     names = [active] if isinstance(active, str) else list(active)
     if len(names) != 1:
         raise UsageError(
@@ -169,6 +171,6 @@ def _rank(settings: Mapping[str, Any]) -> int | None:
 
 def _json(settings: Mapping[str, Any]) -> bytes:
     try:
-        return json.dumps(settings, indent=2, sort_keys=True).encode("utf-8")
+        return json.dumps(settings, indent=2, sort_keys=True, allow_nan=False).encode("utf-8")
     except (TypeError, ValueError) as error:
         raise UsageError(f"the adapter's configuration is not JSON: {error}", code="bad_adapter_config") from error

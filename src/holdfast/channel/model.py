@@ -15,8 +15,8 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from holdfast.channel.payload import Payload
-from holdfast.channel.sources import BytesSource, local_error
+from holdfast.channel.payload import Payload, check_payload
+from holdfast.channel.sources import BytesSource, Source, local_error
 from holdfast.channel.tensors import SHARD_BYTES, copy_state_dict, dtype_name, model_files, view_state_dict
 from holdfast.errors import UsageError
 
@@ -51,14 +51,11 @@ def model_payload(
         state, own = _of_model(weights)
     small = {**own, **small_files(files)}
     views = view_state_dict(copy_state_dict(state) if copy else state, aliases="drop")
-    return Payload(
-        files=(
-            *((path, BytesSource([data])) for path, data in sorted(small.items())),
-            *model_files(views, shard_bytes=shard_bytes),
-        ),
-        kind="full",
-        requires={"dtype": dtype_name(views.values())},
-    )
+    every: list[tuple[str, Source]] = [
+        *((path, BytesSource([data])) for path, data in sorted(small.items())),
+        *model_files(views, shard_bytes),
+    ]
+    return check_payload(Payload(files=tuple(every), kind="full", requires={"dtype": dtype_name(views.values())}))
 
 
 def small_files(files: object) -> dict[str, bytes]:
@@ -174,7 +171,7 @@ def _content(name: str, value: object) -> bytes:
     if isinstance(value, str):
         return value.encode("utf-8")
     try:
-        return (json.dumps(value, indent=2, sort_keys=True) + "\n").encode("utf-8")
+        return (json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n").encode("utf-8")
     except (TypeError, ValueError) as error:
         raise UsageError(
             f"{name} cannot be written as JSON: {error}", code="bad_files", hint="pass bytes, str or JSON values"

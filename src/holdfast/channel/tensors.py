@@ -95,7 +95,7 @@ def plan_shards(sizes: Iterable[tuple[str, int]], shard_bytes: int = SHARD_BYTES
     return [*shards, current] if current else shards
 
 
-def model_files(views: Mapping[str, TensorView], *, shard_bytes: int = SHARD_BYTES) -> list[tuple[str, Source]]:
+def model_files(views: Mapping[str, TensorView], shard_bytes: int = SHARD_BYTES) -> list[tuple[str, Source]]:
     """`model.safetensors`, or `model-00001-of-0000N.safetensors` … and their index."""
     shards = plan_shards(((name, view.nbytes) for name, view in views.items()), shard_bytes)
     if len(shards) == 1:
