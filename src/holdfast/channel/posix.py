@@ -193,7 +193,7 @@ class PosixStorage:
             there = self._ops.lstat(at, name).kind == "directory"
         except FileNotFoundError:
             temporary = new_temporary()
-            self._root.make_directory(at, temporary, mode)
+            self._root.make_directory(at, temporary, mode, sync=True)
             try:
                 self._ops.rename(at, temporary, at, name)
             except OSError as error:

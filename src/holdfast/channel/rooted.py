@@ -187,12 +187,14 @@ class Root:
         with suppress(OSError):
             self.ops.unlink(at, name)
 
-    def make_directory(self, at: int, name: str, mode: int) -> None:
-        """A new directory with exactly `mode`. FileExistsError if anything stands there."""
+    def make_directory(self, at: int, name: str, mode: int, *, sync: bool = False) -> None:
+        """A new directory with exactly `mode`; with `sync` the mode is durable. FileExistsError if anything is there."""
         self.ops.mkdir(at, name, mode)
         handle = self.ops.open_directory(at, name)
         try:
             self.ops.chmod(handle, mode)
+            if sync:
+                self.sync_directory(handle)
         finally:
             self.ops.close(handle)
 
