@@ -189,6 +189,9 @@ class MemoryStorage:
     def link(self, path: str, name: str) -> None:
         raise _unsupported("links")
 
+    def link_target(self, path: str) -> str | None:
+        return None
+
     def local_path(self, path: str) -> pathlib.Path:
         raise _unsupported("local_paths")
 

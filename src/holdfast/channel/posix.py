@@ -346,10 +346,21 @@ class PosixStorage:
                     ) from error
             self._root.sync_directory(at)
 
+    def link_target(self, path: str) -> str | None:
+        above, _, last = check_path(path).rpartition("/")
+        before = "../" * path.count("/") + f"{VERSIONS}/"
+        target = None
+        with os_errors(path), suppress(FileNotFoundError), self._root.directory(above) as at:
+            target = self._read_link(at, last)
+        return target.removeprefix(before) if target is not None and target.startswith(before) else None
+
     def _read_link(self, at: int, name: str) -> str | None:
+        """Where a symlink leads, or None: there is none."""
         try:
             return self._ops.readlink(at, name)
-        except OSError:
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.EINVAL):
+                raise
             return None
 
     def local_path(self, path: str) -> pathlib.Path:

@@ -188,7 +188,7 @@ class Root:
             self.ops.unlink(at, name)
 
     def make_directory(self, at: int, name: str, mode: int, *, sync: bool = False) -> None:
-        """A new directory with exactly `mode`; with `sync` the mode is durable. FileExistsError if anything is there."""
+        """A new directory with exactly `mode`, durable with `sync`. FileExistsError if anything stands there."""
         self.ops.mkdir(at, name, mode)
         handle = self.ops.open_directory(at, name)
         try:

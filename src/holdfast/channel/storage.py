@@ -175,6 +175,9 @@ class Storage(Protocol):
         Durability: as `create`. UsageError without capability links.
         """
 
+    def link_target(self, path: str) -> str | None:
+        """The name of the version that the link at `path` leads to; None where there is no link of ours."""
+
     def local_path(self, path: str) -> pathlib.Path:
         """The path that other programs on this machine open. UsageError without capability local_paths."""
 

@@ -58,7 +58,6 @@ class Inodes:
             if part == "..":
                 current = self.table[current.parent]
                 continue
-            check_name(part)
             found = current.entries.get(part)
             is_link = found is not None and self.table[found].kind == "link"
             if not parts and not (follow and is_link):
@@ -77,6 +76,7 @@ class Inodes:
     def lookup(self, directory: Inode, last: str) -> Inode:
         if last == ".":
             return directory
+        check_name(last)
         found = directory.entries.get(last)
         if found is None:
             raise os_error(errno.ENOENT, last)
@@ -87,6 +87,7 @@ class Inodes:
         directory, last = self.locate(start, name)
         if last == "." or last in directory.entries:
             raise os_error(errno.EEXIST, name)
+        check_name(last)
         if directory.links == 0:
             raise os_error(errno.ENOENT, name)
         return directory, last
