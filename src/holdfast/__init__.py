@@ -24,19 +24,25 @@ from holdfast.errors import (
 )
 
 if TYPE_CHECKING:
+    from holdfast.channel.channel import Channel
+    from holdfast.channel.held import HeldVersion
     from holdfast.core.records import Term
     from holdfast.core.retention import Retention
 
 __version__ = "0.1.0"
 
 _LAZY = {
+    "Channel": "holdfast.channel.channel",
+    "HeldVersion": "holdfast.channel.held",
     "Retention": "holdfast.core.retention",
     "Term": "holdfast.core.records",
 }
 
 __all__ = [
+    "Channel",
     "ConflictError",
     "FencedError",
+    "HeldVersion",
     "HoldfastError",
     "IntegrityError",
     "NotVisibleError",

@@ -14,7 +14,7 @@ import pathlib
 import secrets
 import threading
 
-from holdfast.channel.storage import Capabilities, Entry, Mount
+from holdfast.channel.storage import Capabilities, Entry, Mount, check_component
 from holdfast.core.manifest import MANIFEST
 from holdfast.core.names import check_nonce, check_path
 from holdfast.errors import ConflictError, IntegrityError, NotVisibleError, UsageError
@@ -139,13 +139,13 @@ class MemoryStorage:
             check_path(path)
 
     def begin_tree(self, name: str, nonce: str) -> MemoryTreeWriter:
-        check_path(name)
+        check_component(name)
         if not self._store.put_if_absent(_STAGING + check_nonce(nonce), name.encode()):
             raise ConflictError(f"{_STAGING}{nonce}: something stands there", code="exists", path=_STAGING + nonce)
         return MemoryTreeWriter(self, self._store, name, nonce)
 
     def commit_tree(self, name: str, nonce: str, manifest: bytes) -> None:
-        key = f"{_VERSIONS}{check_path(name)}/{MANIFEST}"
+        key = f"{_VERSIONS}{check_component(name)}/{MANIFEST}"
         marker = _STAGING + check_nonce(nonce)
         found = self._store.get(key)
         if found is None:
@@ -159,7 +159,7 @@ class MemoryStorage:
 
     def retire_tree(self, name: str, nonce: str) -> None:
         marker = _STAGING + _RETIRED + check_nonce(nonce)
-        self._store.put(marker, check_path(name).encode())
+        self._store.put(marker, check_component(name).encode())
         self._store.delete(f"{_VERSIONS}{name}/{MANIFEST}")
         self._remove_payload(name)
         self._store.delete(marker)

@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from holdfast.channel.ops import Ops, RealOps
 from holdfast.channel.posixfiles import STAGING, PosixReader, PosixTreeWriter
 from holdfast.channel.rooted import DIRECTORY_MODE, TEMPORARY, Root, new_temporary, os_errors
-from holdfast.channel.storage import Capabilities, Entry, Mount, Watch
+from holdfast.channel.storage import Capabilities, Entry, Mount, Watch, check_component
 from holdfast.core.manifest import MANIFEST
 from holdfast.core.names import check_nonce, check_path, path_problem
 from holdfast.errors import ConflictError, HoldfastError, IntegrityError, OutcomeUnknownError, UsageError
@@ -208,13 +208,13 @@ class PosixStorage:
     # Versions
 
     def begin_tree(self, name: str, nonce: str) -> PosixTreeWriter:
-        check_path(name)
+        check_component(name)
         with os_errors(f"{STAGING}/{nonce}"), self._root.directory(STAGING) as staging:
             self._root.make_directory(staging, check_nonce(nonce), DIRECTORY_MODE)
         return PosixTreeWriter(self._root, nonce)
 
     def commit_tree(self, name: str, nonce: str, manifest: bytes) -> None:
-        path = f"{VERSIONS}/{check_path(name)}"
+        path = f"{VERSIONS}/{check_component(name)}"
         with (
             os_errors(path),
             self._root.directory(VERSIONS) as versions,
@@ -279,7 +279,7 @@ class PosixStorage:
             ) from cause
 
     def retire_tree(self, name: str, nonce: str) -> None:
-        path = f"{VERSIONS}/{check_path(name)}"
+        path = f"{VERSIONS}/{check_component(name)}"
         target = _RETIRED + check_nonce(nonce)
         with (
             os_errors(path),
@@ -329,7 +329,7 @@ class PosixStorage:
 
     def link(self, path: str, name: str) -> None:
         above, _, last = check_path(path).rpartition("/")
-        target = "../" * path.count("/") + f"{VERSIONS}/{check_path(name)}"
+        target = "../" * path.count("/") + f"{VERSIONS}/{check_component(name)}"
         with os_errors(path), self._root.directory(above) as at:
             try:
                 self._ops.symlink(target, at, last)

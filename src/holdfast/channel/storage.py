@@ -27,6 +27,16 @@ from typing import Protocol
 
 import msgspec
 
+from holdfast.core.names import check_path
+from holdfast.errors import UsageError
+
+
+def check_component(name: str) -> str:
+    """`name` if it is one component of a path. UsageError otherwise."""
+    if "/" in check_path(name):
+        raise UsageError(f"{name!r} is a path where one name is wanted", code="bad_path")
+    return name
+
 
 class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     """What a storage guarantees. Recorded in channel.json as probed, shown by `holdfast doctor`."""

@@ -49,12 +49,14 @@ class Mode(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         every: every version of the lineage in order, else the newest only.
         staged: checked while it is copied, and given as that copy; the hold ends when the copy is complete.
+        in_place: loads from the channel itself, so every live sweeper must have listed this consumer first.
         writes: it can write its file. If not it must be staged, and nothing but min_age_s protects it.
         patience_s: how long "not visible yet" may last without progress (seconds).
     """
 
     every: bool = False
     staged: bool = False
+    in_place: bool = True
     writes: bool = True
     patience_s: float = 90.0
 
@@ -109,6 +111,10 @@ class LeaseRead(msgspec.Struct, frozen=True):
     expired: bool = False
 
 
+class Lost(msgspec.Struct, frozen=True):
+    """The own silence was longer than a lease, or the own file is gone: as if a sweeper had said so."""
+
+
 class Checked(msgspec.Struct, frozen=True):
     """Every size and digest fits (and the copy is complete and durable, when staging)."""
 
@@ -149,7 +155,18 @@ class Reject(msgspec.Struct, frozen=True):
 
 
 Event = (
-    Looked | Written | SweepersRead | LeaseRead | Checked | NotVisible | Damaged | Acknowledge | Release | Fail | Reject
+    Looked
+    | Written
+    | SweepersRead
+    | LeaseRead
+    | Lost
+    | Checked
+    | NotVisible
+    | Damaged
+    | Acknowledge
+    | Release
+    | Fail
+    | Reject
 )
 
 
@@ -235,6 +252,8 @@ def step(state: Consume, event: Event, mode: Mode) -> tuple[Consume, tuple[Effec
             return _not_visible(state, event, mode)
         case Phase.CHECKING, Damaged(reason):
             return _refuse(state, reason, mode)
+        case _, Lost():
+            return _drop(state, mode)
         case _, Acknowledge(version):
             assert version in state.given
             return (state, (CheckLease(version),)) if mode.writes else _acknowledged(state, version, mode)
@@ -305,7 +324,7 @@ def _looked_again(state: Consume, read: SweepersRead, mode: Mode) -> tuple[Consu
     assert state.taking is not None
     if state.taking in read.tombstoned:
         return _give_up(state, state.taking), (WriteRecord(),)
-    if read.unseen_by and not mode.staged:
+    if read.unseen_by and mode.in_place and not mode.staged:
         reason = f"waiting: sweeper {', '.join(read.unseen_by)} has not listed this consumer yet"
         return _to(state, Phase.UNSEEN), (Idle(reason),)
     return _to(state, Phase.CHECKING), (Check(state.taking),)
