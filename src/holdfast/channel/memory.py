@@ -182,7 +182,7 @@ class MemoryStorage:
         name = nonce.removeprefix(_ORPHAN)
         if name == nonce:
             name = (self._store.get(_STAGING + check_nonce(nonce)) or b"").decode(errors="replace")
-        if name and self._manifest(check_path(name)) is None:
+        if name and self._manifest(check_component(name)) is None:
             self._remove_payload(name)
         self._store.delete(_STAGING + nonce)
 

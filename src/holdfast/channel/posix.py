@@ -88,7 +88,7 @@ class PosixStorage:
     def open(self, path: str) -> PosixReader:
         with os_errors(path), self._root.parent(check_path(path)) as (at, name):
             handle, size = self._root.open_file(at, name, path)
-            return PosixReader(self._ops, handle, size, path)
+            return PosixReader(self._root, handle, size, path)
 
     # Records
 
@@ -170,6 +170,8 @@ class PosixStorage:
             above, missing = self._existing()
             if missing:
                 PosixStorage(above, self._ops).make_directory(missing, mode)
+            else:
+                self._sync_above()
             return
         parts = check_path(path).split("/")
         with os_errors(path):
@@ -177,12 +179,21 @@ class PosixStorage:
                 with self._root.directory("/".join(parts[:i])) as at:
                     self._make_one(at, name, mode if i == len(parts) - 1 else DIRECTORY_MODE)
 
+    def _sync_above(self) -> None:
+        """Durability: the root's own name, where its parent may be read; whoever made the root may have crashed."""
+        with os_errors(""), suppress(PermissionError):
+            handle = self._ops.open_directory(None, f"{self._root.path}/..", follow=True)
+            try:
+                self._root.sync_directory(handle)
+            finally:
+                self._root.close_read(handle)
+
     def _existing(self) -> tuple[str, str]:
         """The longest part of the root's path that exists, and the rest."""
         above, missing = self._root.path, ""
         while True:
             with os_errors(""), suppress(FileNotFoundError):
-                self._ops.close(self._ops.open_directory(None, above, follow=True))
+                self._root.close_read(self._ops.open_directory(None, above, follow=True))
                 return above, missing
             above, _, name = above.rpartition("/")
             above, missing = above or "/", f"{name}/{missing}".rstrip("/")
@@ -202,6 +213,7 @@ class PosixStorage:
                     raise
             there = self._ops.lstat(at, name).kind == "directory"
         if not there:
+            self._root.refuse_link(at, name, name)
             raise ConflictError(f"{name}: something that is no directory stands there", code="exists", path=name)
         self._root.sync_directory(at)
 
@@ -265,7 +277,7 @@ class PosixStorage:
             if self._stands(tree, MANIFEST, manifest, f"{path}/{MANIFEST}"):
                 return True
         finally:
-            self._ops.close(tree)
+            self._root.close_read(tree)
         raise ConflictError(f"{path}: a directory without a manifest stands there", code="exists", path=path)
 
     def _require_staged(self, nonce: str, path: str, cause: OSError) -> None:
@@ -307,8 +319,12 @@ class PosixStorage:
             with os_errors(directory):
                 try:
                     inside = self._scan(directory)
-                except (FileNotFoundError, NotADirectoryError, PermissionError):
-                    continue  # gone, or somebody's own directory
+                except (FileNotFoundError, NotADirectoryError):
+                    continue
+                except PermissionError:
+                    if directory == STAGING:
+                        raise
+                    continue  # somebody's own directory
             for entry in inside:
                 if entry.name.startswith(TEMPORARY):
                     found.append(f"{directory}/{entry.name}")

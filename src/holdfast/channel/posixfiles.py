@@ -16,8 +16,8 @@ STAGING = "staging"
 class PosixReader:
     """An open payload file. `size` is what the file said when it was opened."""
 
-    def __init__(self, ops: Ops, handle: int, size: int, path: str) -> None:
-        self._ops = ops
+    def __init__(self, root: Root, handle: int, size: int, path: str) -> None:
+        self._root = root
         self._handle = handle
         self._path = path
         self._size = size
@@ -30,7 +30,7 @@ class PosixReader:
         filled = 0
         with os_errors(self._path):
             while filled < len(buffer):
-                count = self._ops.pread(self._handle, buffer[filled:], offset + filled)
+                count = self._root.ops.pread(self._handle, buffer[filled:], offset + filled)
                 if count == 0:
                     break
                 filled += count
@@ -38,9 +38,7 @@ class PosixReader:
 
     def close(self) -> None:
         handle, self._handle = self._handle, -1
-        if handle >= 0:
-            with os_errors(self._path):
-                self._ops.close(handle)
+        self._root.close_read(handle)
 
 
 class PosixWriter:

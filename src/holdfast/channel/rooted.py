@@ -73,11 +73,11 @@ class Root:
         try:
             for i, name in enumerate(path.split("/") if path else ()):
                 below = self._open_first(name) if i == 0 else self._open_below(handle, name, path)
-                self._close(handle)
+                self.close_read(handle)
                 handle = below
             yield handle
         finally:
-            self._close(handle)
+            self.close_read(handle)
 
     @contextmanager
     def parent(self, path: str) -> Iterator[tuple[int | None, str]]:
@@ -111,9 +111,11 @@ class Root:
                 path=path,
             ) from None
 
-    def _close(self, handle: int) -> None:
+    def close_read(self, handle: int) -> None:
+        """Close what was only read: an error here says nothing that matters."""
         if handle >= 0:
-            self.ops.close(handle)
+            with suppress(OSError):
+                self.ops.close(handle)
 
     def sync_directory(self, handle: int) -> None:
         """Durability: the entries survive a power cut, unless the file system can't sync directories (remembered)."""
@@ -146,7 +148,7 @@ class Root:
                 path=path,
             )
         finally:
-            self.ops.close(handle)
+            self.close_read(handle)
 
     def open_file(self, at: int | None, name: str, path: str) -> tuple[int, int]:
         """Handle and size of a regular file; IntegrityError "not_a_file" for whatever else stands there."""
@@ -156,10 +158,13 @@ class Root:
             if error.errno in _NOT_A_FILE:
                 raise not_a_file(path, str(error.strerror)) from error
             raise
-        status = self.ops.status(handle)
-        if status.kind != "file":
-            self.ops.close(handle)
-            raise not_a_file(path, status.kind)
+        try:
+            status = self.ops.status(handle)
+            if status.kind != "file":
+                raise not_a_file(path, status.kind)
+        except (OSError, IntegrityError):
+            self.close_read(handle)
+            raise
         return handle, status.size
 
     def write_file(self, at: int, name: str, data: bytes) -> None:
@@ -196,7 +201,7 @@ class Root:
             if sync:
                 self.sync_directory(handle)
         finally:
-            self.ops.close(handle)
+            self.close_read(handle)
 
     def remove_tree(self, at: int, name: str) -> None:
         """Remove `name` and all below it; absent is success, symlinks are removed and never followed.
@@ -216,7 +221,7 @@ class Root:
                     if not all(gone):
                         break
             finally:
-                self.ops.close(top)
+                self.close_read(top)
             self._remove_empty(at, name)
 
     def _remove_inner(self, top: int, name: str) -> bool:
@@ -230,7 +235,7 @@ class Root:
                 with suppress(FileNotFoundError):
                     self.ops.rename(handle, inner, top, new_temporary())
         finally:
-            self.ops.close(handle)
+            self.close_read(handle)
         return self._remove_empty(top, name)
 
     def _remove_files(self, at: int, name: str, handle: int) -> list[str]:

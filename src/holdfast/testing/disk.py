@@ -105,6 +105,12 @@ class SimulatedDisk:
         with self._lock:
             return self._is_off
 
+    @property
+    def num_open(self) -> int:
+        """Handles that are open: what a program forgot to close, once it is done."""
+        with self._lock:
+            return len(self._open)
+
     def crash_states(self, limit: int = 1000) -> Iterator[SimulatedDisk]:
         """Disks as they may come back after a power cut now, no two alike, powered on and with nothing unsynced.
 
