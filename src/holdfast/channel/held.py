@@ -41,6 +41,12 @@ class HeldVersion:
     def __repr__(self) -> str:
         return f"<HeldVersion {self.name}>"
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, HeldVersion) and (other.name, other._consumer) == (self.name, self._consumer)
+
+    def __hash__(self) -> int:
+        return hash(self.name)
+
     def __str__(self) -> str:
         return str(self.name)
 

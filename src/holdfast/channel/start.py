@@ -1,4 +1,4 @@
-"""What a new cycle starts from: its publisher holds it, as a consumer holds, until the cycle's first version is there."""
+"""What a new cycle starts from: held by its publisher, as a consumer holds, until the cycle's first version stands."""
 
 from __future__ import annotations
 
