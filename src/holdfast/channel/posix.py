@@ -305,8 +305,7 @@ class PosixStorage:
                     if error.errno in _TAKEN:
                         raise UsageError(f"nonce {nonce!r} was used for another tree", code="bad_nonce") from error
                     raise
-            self._root.sync_directory(versions)
-            self._root.sync_directory(staging)
+            self._root.sync_directory(versions)  # before the first unlink, or a power cut shows half a version again
             self._root.remove_tree(staging, target)
 
     # Garbage
