@@ -68,6 +68,7 @@ class Sweeper:
         self._observer = channel.observer()
         self._older = Older(channel)
         self._watch = liveness.Watch()
+        self._rivals = liveness.Watch()
         self._ages: dict[Version, float] = {}
         self._beats = 0
         self._writes_fail = False
@@ -113,11 +114,16 @@ class Sweeper:
     ) -> None:
         self.stop()
 
-    def plan(self) -> dict[str, protocol.Verdict]:
-        """What a pass would do now, with the reason for each version; changes nothing (`--dry-run`)."""
+    def plan(self, expired: frozenset[str] = frozenset()) -> dict[str, protocol.Verdict]:
+        """What a pass would do now, with the reason for each version; changes nothing (`--dry-run`).
+
+        Args:
+            expired: consumers that hold nothing any more because another sweeper says so.
+        """
         with self._passing:
             view = self._look()
-            return {str(v): verdict for v, verdict in protocol.judge(view, self.retention, frozenset()).items()}
+            expired |= self._state.expired if self._state is not None else view.silent
+            return {str(v): verdict for v, verdict in protocol.judge(view, self.retention, expired).items()}
 
     def sweep(self) -> Swept:
         """One whole pass: look, announce, let two visibility bounds pass, look again, remove.
@@ -251,8 +257,10 @@ class Sweeper:
         """Another sweeper that works while this one stands by."""
         sweepers = self._observer.sweepers()
         cycle = self._cycle if self._cycle is not None else max(self._observer.cycles(), default=0)
-        self._observe({}, sweepers, clock_s())
-        silent = liveness.silent(self._watch, self._lease_s())
+        # A watch of its own: what `_observe` is not shown it forgets, and consumers would never fall silent.
+        tokens = {key: seen.token for key, seen in sweepers.items()}
+        self._rivals = liveness.look(self._rivals, tokens, clock_s(), gap_s=self._lease_s() / 4)
+        silent = liveness.silent(self._rivals, self._lease_s())
         for key, seen in sorted(sweepers.items()):
             if key == self._key or seen.record is None or seen.record.closed or key in silent:
                 continue
@@ -289,6 +297,7 @@ class Sweeper:
                 expired=tuple(sorted(state.expired)),
                 reasons={str(v): self._reasons.get(str(v), "") for v in sorted(state.tombstones)},
                 party=self.channel.party(),
+                retention=msgspec.to_builtins(self.retention),
             )
             self._writes_fail = True
             try:

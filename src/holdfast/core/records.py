@@ -79,6 +79,7 @@ class SweeperRecord(msgspec.Struct, frozen=True, kw_only=True):
     expired: tuple[str, ...] = ()
     reasons: dict[str, str] = {}  # version -> why it goes
     party: Party
+    retention: dict[str, Any] = {}  # what it keeps (holdfast.Retention); for `status`
     closed: bool = False
 
 
