@@ -50,14 +50,15 @@ class Garbage:
         highest = max(self._observer.cycles(), default=0)
         silent = _silent_s(watch, _publisher(highest)) >= lease_s
         over = self._writing is not None or self._closed or silent
-        busy = self._writing() if self._writing is not None else frozenset()
         stores = [self._channel.store]
         if self._channel.claims is not self._channel.store:
             stores.append(self._channel.claims)
         gone: list[str] = []
         found: set[str] = set()
         for store in stores:
-            for nonce in store.list_garbage():
+            listed = store.list_garbage()
+            busy = self._writing() if self._writing is not None else frozenset()  # after the listing: it may just begin
+            for nonce in listed:
                 found.add(nonce)
                 owner = _owner(nonce)
                 if owner is None:

@@ -23,6 +23,7 @@ class Older:
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
         self._dangling: frozenset[str] = frozenset()
+        self._made: str | None = None
 
     def directory(self, cycle: int) -> str:
         return f"{self._channel.record.legacy}/c{cycle:06d}"
@@ -35,7 +36,9 @@ class Older:
         if not self._channel.record.legacy:
             return "the channel has no legacy directory"
         directory = self.directory(version.cycle)
-        self._channel.store.make_directory(directory, 0o755)
+        if self._made != directory:
+            self._channel.store.make_directory(directory, 0o755)
+            self._made = directory
         try:
             self._channel.store.link(f"{directory}/step_{version.step}", str(version))
         except ConflictError as error:
