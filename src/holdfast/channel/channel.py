@@ -13,7 +13,7 @@ import msgspec
 from holdfast.channel.events import EventLog
 from holdfast.channel.observe import Observer
 from holdfast.channel.storage import Entry, Storage
-from holdfast.core.bounds import BEATS_PER_LEASE, LEASE_LOCAL_S, LEASE_NETWORK_S, check_lease
+from holdfast.core.bounds import BEATS_PER_LEASE, LEASE_LOCAL_S, LEASE_NETWORK_S, check_lease, check_seconds
 from holdfast.core.names import Version, check_path
 from holdfast.core.records import BOUND_UNKNOWN_S, RECORD_BYTES_MAX, ChannelRecord, Party, Term, decode, encode
 from holdfast.core.retention import Retention
@@ -68,6 +68,8 @@ class Channel:
         self._lease_s = lease_s
         self._events = events
         self._record: ChannelRecord | None = None
+        if visibility_bound_s is not None:
+            check_seconds("visibility_bound_s", visibility_bound_s)
         if lease_s is not None:
             check_lease(lease_s, visibility_bound_s or 0.0)
 

@@ -17,6 +17,7 @@ from holdfast.channel.held import HeldVersion
 from holdfast.channel.life import Given, Life
 from holdfast.channel.waiting import Waiter
 from holdfast.core import consume
+from holdfast.core.bounds import check_seconds
 from holdfast.core.consume import Mode
 from holdfast.core.lineage import Lineage, candidates
 from holdfast.core.names import Version, check_participant, require_version
@@ -68,6 +69,9 @@ class Consumer:
     ) -> None:
         if on_close not in ("release", "keep"):
             raise UsageError(f"on_close={on_close!r} is neither 'release' nor 'keep'", code="bad_on_close")
+        check_seconds("patience_s", patience_s)
+        if poll_s is not None and check_seconds("poll_s", poll_s) == 0.0:
+            raise UsageError("poll_s=0 would never rest", code="bad_seconds", hint="give seconds above 0")
         self.channel = channel
         self.name = check_participant(name)
         self._on_close = on_close

@@ -10,6 +10,7 @@ import os
 import threading
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -22,6 +23,7 @@ from holdfast.channel.payload import Payload, Progress, directory_payload
 from holdfast.channel.room import Room
 from holdfast.channel.start import Origin, Start
 from holdfast.channel.sweeper import Sweeper
+from holdfast.core.bounds import check_seconds
 from holdfast.core.names import Version, beat_path
 from holdfast.core.publish import next_version
 from holdfast.core.records import BeatRecord, Term, encode
@@ -65,12 +67,12 @@ class Publisher:
         self.term = term if term is not None else process_term()
         self._resume_from = resume_from
         self._take_over = take_over
-        self._wait_s = 2 * channel.lease_s if wait_s is None else wait_s
+        self._wait_s = 2 * channel.lease_s if wait_s is None else check_seconds("wait_s", wait_s)
         self._sweep = sweep
         self._events = channel.event_log("publisher")
         observer = channel.observer()
         self._committer = Committer(channel, observer, self._events)
-        self._room = Room(channel, observer, retention.max_bytes, room_timeout_s)
+        self._room = Room(channel, observer, retention.max_bytes, check_seconds("room_timeout_s", room_timeout_s))
         self._start = Start(channel)
         self._lock = threading.Lock()  # one publish at a time
         self._beats = 0
@@ -108,8 +110,12 @@ class Publisher:
             FencedError: this job or round was replaced: stop.
             ConflictError: code "publisher_alive": somebody publishes here.
             NotVisibleError: code "version_gone": what to resume from is not there (any more).
-            UsageError: the channel or the arguments are wrong.
+            UsageError: the channel or the arguments are wrong; code "already_open", "closed".
         """
+        if self._closed:
+            raise UsageError("the publisher is closed", code="closed", hint="make a new one")
+        if self.cycle:
+            raise UsageError("the publisher is open already", code="already_open", hint="open it once")
         self.channel.open(create=True)
         starts_from = self._start.hold(self._resume_from)
         try:
@@ -123,13 +129,21 @@ class Publisher:
             )
             self._beat()
         except BaseException:
-            self._start.release()
-            self._events.close()
+            self._give_up()
             raise
         self._beater.start()
         if self._sweep:
             self._sweeper = Sweeper(self.channel, self.retention, cycle=self.cycle, writing=self._busy)
             self._sweeper.start()
+
+    def _give_up(self) -> None:
+        """After a failed opening: a claim that stands is closed, so that the same job can open again."""
+        self._closed = True
+        self._start.release()
+        if self.cycle:
+            with suppress(HoldfastError):
+                self._beat(closed=True)
+        self._events.close()
 
     def close(self) -> None:
         """Wait for the publish under way, stop sweeping and beating, and leave in order; idempotent.
@@ -296,7 +310,7 @@ class Publisher:
     ) -> Version:
         """Publish what a `Payload` describes, in the calling thread. See `publish_adapter`."""
         self._begin()
-        return self._publish(step, payload, dict(metadata or {}), progress)
+        return self._publish(step, payload, _described(metadata), progress)
 
     # One publish
 
@@ -314,7 +328,7 @@ class Publisher:
         progress: Progress | None,
         wait: bool,
     ) -> Version | Future[Version]:
-        described = dict(metadata or {})
+        described = _described(metadata)
         if wait:
             return self._publish(step, payload, described, progress)
         self._in_flight = self._pool.submit(self._publish, step, payload, described, progress)
@@ -375,4 +389,13 @@ class Publisher:
     def _beat(self, *, closed: bool = False) -> None:
         self._beats += 1
         record = BeatRecord(cycle=self.cycle, beat=self._beats, closed=closed)
-        self.channel.store.replace(beat_path(self.cycle), encode(record))
+        self.channel.store.replace(beat_path(self.cycle), encode(record), durable=closed)
+
+
+def _described(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
+    """`metadata` as it is now; what JSON can hold is checked when the manifest is written."""
+    if metadata is not None and not isinstance(metadata, Mapping):
+        raise UsageError(
+            f"metadata is a {type(metadata).__name__}", code="bad_metadata", hint="give a dictionary with string keys"
+        )
+    return dict(metadata or {})

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import secrets
 import socket
+from typing import SupportsIndex
 
 from holdfast.channel.channel import Channel
 from holdfast.channel.consumer import Consumer
 from holdfast.channel.held import HeldVersion
 from holdfast.core.lineage import candidates
 from holdfast.core.names import Version, require_version
-from holdfast.errors import NotVisibleError
+from holdfast.errors import NotVisibleError, UsageError
 
 Origin = Version | HeldVersion | str | int
 
@@ -56,6 +57,12 @@ class Start:
             return require_version(origin)
         if isinstance(origin, Version):
             return origin
+        if isinstance(origin, bool) or not isinstance(origin, SupportsIndex):
+            raise UsageError(
+                f"resume_from={origin!r} is neither a version nor a step",
+                code="bad_version_name",
+                hint="give a version's name, a HeldVersion, or a step of the lineage",
+            )
         observer = self._channel.observer()
         for version in candidates(observer.lineage(), observer.versions()):
             if version.step == origin:

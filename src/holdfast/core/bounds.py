@@ -7,6 +7,7 @@ and one device, where one kernel's cache answers everybody.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 from holdfast.core.records import Party
@@ -35,10 +36,19 @@ def beat_s(lease_s: float) -> float:
     return lease_s / BEATS_PER_LEASE
 
 
+def check_seconds(name: str, value: object) -> float:
+    """`value` if it is a length of time. UsageError code "bad_seconds": negative, endless or no number."""
+    if not isinstance(value, int | float) or not 0.0 <= value < math.inf:
+        raise UsageError(f"{name}={value!r} is no length of time", code="bad_seconds", hint="give seconds, 0 or more")
+    return float(value)
+
+
 def check_lease(lease_s: float, bound: float) -> float:
     """`lease_s` if it is at least two bounds and three beats. UsageError code "lease_too_short" otherwise."""
+    check_seconds("lease_s", lease_s)
+    check_seconds("visibility_bound_s", bound)
     shortest = 2.0 * bound + 3.0 * beat_s(lease_s)
-    if not lease_s > 0.0 or lease_s < shortest:
+    if lease_s == 0.0 or lease_s < shortest:
         raise UsageError(
             f"a lease of {lease_s:g} s is too short for a visibility bound of {bound:g} s",
             code="lease_too_short",

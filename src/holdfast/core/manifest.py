@@ -77,7 +77,7 @@ def encode_manifest(manifest: Manifest) -> bytes:
     """The manifest as JSON. UsageError where the caller's part of it (metadata, file names) cannot be written."""
     try:
         data = msgspec.json.format(msgspec.json.encode(manifest), indent=1)
-    except (TypeError, ValueError, OverflowError, msgspec.MsgspecError) as error:
+    except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as error:
         raise UsageError(
             f"metadata cannot be written as JSON: {error}",
             code="bad_metadata",

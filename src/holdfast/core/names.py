@@ -96,7 +96,8 @@ def parse_incarnation(text: str) -> Incarnation | None:
 
 def check_participant(name: str) -> str:
     """`name` if it can name a consumer. UsageError: paths, empty or odd names."""
-    if not _PARTICIPANT.fullmatch(name):
+    text: object = name
+    if not isinstance(text, str) or not _PARTICIPANT.fullmatch(text):
         raise UsageError(
             f"{name!r} cannot name a consumer",
             code="bad_consumer_name",

@@ -21,6 +21,8 @@ announced its removal), else a new version with the next attempt number.
 from __future__ import annotations
 
 import enum
+import operator
+from typing import SupportsIndex
 
 import msgspec
 
@@ -192,10 +194,17 @@ def _guard(state: Publisher, highest: int) -> tuple[Publisher, tuple[Effect, ...
     return msgspec.structs.replace(state, phase=Phase.COMMITTING), (Commit(state.making),)
 
 
+def _check_step(step: object) -> int:
+    """`step` as the int that names take; numpy's integers count as such, True and 3.0 don't."""
+    number = operator.index(step) if isinstance(step, SupportsIndex) and not isinstance(step, bool) else -1
+    if not 0 <= number <= STEP_MAX:
+        raise UsageError(f"step {step!r} is no step", code="bad_step", hint=f"use an integer from 0 to {STEP_MAX}")
+    return number
+
+
 def next_version(state: Publisher, number: int, nonce: str) -> Version:
     """The name that the next version at step `number` gets. UsageError: see `step`."""
-    if not 0 <= number <= STEP_MAX:
-        raise UsageError(f"step {number} is out of range", code="bad_step", hint=f"use 0 to {STEP_MAX}")
+    number = _check_step(number)
     parent = state.parent
     if parent is not None and number < parent.step:
         raise UsageError(

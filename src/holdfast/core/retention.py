@@ -32,14 +32,23 @@ class Retention(msgspec.Struct, frozen=True, kw_only=True):
     max_bytes: int | None = None
 
     def __post_init__(self) -> None:
-        bad = (
-            (self.keep_recent < 1 and f"keep_recent={self.keep_recent} is below 1")
-            or (self.keep_every is not None and self.keep_every < 1 and f"keep_every={self.keep_every} is below 1")
-            or (not self.min_age_s >= 0.0 and f"min_age_s={self.min_age_s} is negative")
-            or (self.max_bytes is not None and self.max_bytes < 1 and f"max_bytes={self.max_bytes} is below 1")
-        )
-        if bad:
-            raise UsageError(f"bad retention: {bad}", code="bad_retention", hint="see holdfast.Retention")
+        counts: dict[str, object] = {
+            "keep_recent": self.keep_recent,
+            "keep_every": self.keep_every,
+            "max_bytes": self.max_bytes,
+        }
+        for name, value in counts.items():
+            if value is None and name != "keep_recent":
+                continue
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise _bad(f"{name}={value!r} is no count from 1 up")
+        age: object = self.min_age_s
+        if not isinstance(age, int | float) or not age >= 0.0:
+            raise _bad(f"min_age_s={age!r} is no length of time")
+
+
+def _bad(problem: str) -> UsageError:
+    return UsageError(f"bad retention: {problem}", code="bad_retention", hint="see holdfast.Retention")
 
 
 class Known(msgspec.Struct, frozen=True, kw_only=True):
