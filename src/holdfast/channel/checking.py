@@ -15,7 +15,7 @@ from contextlib import closing
 import xxhash
 
 from holdfast.channel.beats import clock_s
-from holdfast.channel.payload import copy_verified, verify
+from holdfast.channel.payload import Progress, copy_verified, verify
 from holdfast.channel.storage import Reader, Storage
 from holdfast.core.consume import Checked, Damaged, NotVisible
 from holdfast.core.manifest import MANIFEST, MANIFEST_BYTES_MAX, STABLE, Manifest, decode_manifest
@@ -48,11 +48,11 @@ def read_manifest(store: Storage, version: Version) -> tuple[Manifest, bytes]:
     return decode_manifest(data, version=version), data
 
 
-def verify_version(store: Storage, version: Version) -> Manifest:
+def verify_version(store: Storage, version: Version, progress: Progress | None = None) -> Manifest:
     """Read one version whole and check it. Raises as `read_manifest` and `payload.verify`."""
     manifest, _ = read_manifest(store, version)
     _list_all(store, manifest)
-    verify(manifest, lambda path: store.open(f"versions/{version}/{path}"))
+    verify(manifest, lambda path: store.open(f"versions/{version}/{path}"), progress=progress)
     return manifest
 
 

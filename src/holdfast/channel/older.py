@@ -47,18 +47,23 @@ class Older:
 
     def loaded(self, cycle: int, versions: frozenset[Version]) -> frozenset[Version]:
         """The versions of `cycle` that older readers say they have loaded."""
+        steps = set(self.readers(cycle).values())
+        return frozenset(version for version in versions if version.cycle == cycle and version.step in steps)
+
+    def readers(self, cycle: int) -> dict[str, int]:
+        """The step that each file LOADED_STEP… of `cycle` names."""
         if not self._channel.record.legacy or not cycle:
-            return frozenset()
+            return {}
         directory = self.directory(cycle)
-        steps: set[int] = set()
+        steps: dict[str, int] = {}
         for entry in self._channel.store.list(directory):
             if entry.kind == "file" and entry.name.startswith(LOADED_STEP):
                 try:
                     text = self._channel.store.read(f"{directory}/{entry.name}", limit_bytes=_LOADED_BYTES_MAX)
-                    steps.add(int(text.decode("ascii", "replace").strip() or "-1"))
+                    steps[entry.name] = int(text.decode("ascii", "replace").strip() or "-1")
                 except (NotVisibleError, IntegrityError, ValueError):
                     continue
-        return frozenset(version for version in versions if version.cycle == cycle and version.step in steps)
+        return steps
 
     def tidy(self, versions: Callable[[], frozenset[Version]]) -> None:
         """Remove links whose version is gone, once two looks in a row found them so."""
