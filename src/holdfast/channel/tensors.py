@@ -222,12 +222,19 @@ def _view_torch(name: str, tensor: Any, torch: Any) -> TensorView:
             raw = raw.reshape(-1)
         if raw.device.type != "cpu":
             torch.accelerator.synchronize(raw.device)  # the pieces are copied by other threads, on other streams
-        data = _Strided(raw, itemsize, lambda to, elements: torch.from_numpy(to).copy_(elements))
+        data = _Strided(raw, itemsize, _copy_torch)
     if dtype == "F4":  # two elements in each byte; the header counts elements
         shape = (*shape[:-1], shape[-1] * 2)
     return TensorView(
         dtype, shape, nbytes, data, (str(tensor.device), start, stop), (dtype, shape, tuple(tensor.stride()))
     )
+
+
+def _copy_torch(to: Any, elements: Any) -> None:
+    if elements.ndim == 2 and elements.stride(0) < elements.stride(1):
+        # Read a transposed matrix along its memory first; it is turned round within the cache, ten times as fast.
+        elements = elements.t().contiguous().t()
+    sys.modules["torch"].from_numpy(to).copy_(elements)
 
 
 def _check_torch(name: str, tensor: Any, torch: Any) -> None:
