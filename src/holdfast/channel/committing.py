@@ -155,7 +155,7 @@ class Committer:
             reason = self._older.link(version)
             if reason is not None and self._channel.record.legacy:
                 self._events.emit("no_legacy_link", reason, version=version)
-            self._channel.store.replace(CURRENT, f"{version}\n".encode())
+            self._channel.store.replace(CURRENT, f"{version}\n".encode(), durable=False)
         except HoldfastError as error:
             self._events.emit("hint_failed", str(error), version=version, code=error.code)
             logger.warning("%s is published, but CURRENT or its link is not: %s", version, error)

@@ -2,10 +2,10 @@
 
 Whether something may still belong to somebody at work is told by name and by beats, never by age on a clock:
 
-    staging/c000002-…    a publisher of cycle 2: garbage once a higher cycle is claimed, or that publisher has closed or is
-                         silent for a lease; its own sweeper knows what it is writing
-    staging/retired-…    a removal that stopped half-way; temporary files (.tmp-…) of writers that died: garbage when two
-                         passes in a row find them (their writers take milliseconds, and try again if one is taken away)
+    staging/c000002-…    a publisher of cycle 2: garbage once a higher cycle is claimed, or that publisher has closed or
+                         is silent for a lease; its own sweeper knows what it is writing
+    staging/retired-…    a removal that stopped half-way; temporary files (.tmp-…) of writers that died: garbage when
+                         two passes in a row find them (a writer takes milliseconds, and tries again if one is gone)
     consumers/…          expired, durably, and silent for two leases
     sweepers/…           silent for two leases, and all that it announced is gone
 """

@@ -81,8 +81,8 @@ class HeldVersion:
         Durability: survives a crash of this process once this returned.
 
         Raises:
-            ConflictError: code "lease_lost": this consumer was taken for dead, and the version may be gone: drop it, go on
-                with the next one; "superseded_consumer": a younger process has this name: stop.
+            ConflictError: code "lease_lost": this consumer was taken for dead, and the version may be gone: drop it,
+                go on with the next one; "superseded_consumer": a younger process has this name: stop.
         """
         self._consumer.acknowledge(self.name)
 

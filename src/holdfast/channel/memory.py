@@ -5,6 +5,9 @@ listing by prefix. Payload lies under its final key from the start, and the put 
 version without a manifest is in no listing. A marker `staging/<nonce>`, holding the version's name, is put before
 the first payload byte and deleted last, so that whatever a crash leaves behind is found again.
 
+One thing is weaker than with a rename: a writer that wakes up while its abandoned version is being removed may
+put its manifest in that very moment. Consumers refuse such a version, since files of its manifest are missing.
+
 Several `MemoryStorage` objects on one `MemoryStore` stand for several machines.
 """
 
@@ -128,7 +131,7 @@ class MemoryStorage:
         if not self._store.put_if_absent(check_path(path), bytes(data)) and self._store.get(path) != data:
             raise ConflictError(f"{path}: somebody else's bytes stand there", code="exists", path=path)
 
-    def replace(self, path: str, data: bytes) -> None:
+    def replace(self, path: str, data: bytes, *, durable: bool = True) -> None:
         self._store.put(check_path(path), bytes(data))
 
     def delete(self, path: str) -> None:
@@ -182,9 +185,9 @@ class MemoryStorage:
         name = nonce.removeprefix(_ORPHAN)
         if name == nonce:
             name = (self._store.get(_STAGING + check_nonce(nonce)) or b"").decode(errors="replace")
+        self._store.delete(_STAGING + nonce)  # first: a writer that wakes looks for it before it commits
         if name and self._manifest(check_component(name)) is None:
             self._remove_payload(name)
-        self._store.delete(_STAGING + nonce)
 
     def link(self, path: str, name: str) -> None:
         raise _unsupported("links")

@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import os
 import pathlib
+import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
@@ -109,8 +110,8 @@ class PosixStorage:
             self._root.sync_directory(at)
             self._root.discard(at, temporary)
 
-    def replace(self, path: str, data: bytes) -> None:
-        with self._written(path, data) as (at, temporary, name):
+    def replace(self, path: str, data: bytes, *, durable: bool = True) -> None:
+        with self._written(path, data, sync=durable) as (at, temporary, name):
             try:
                 self._ops.rename(at, temporary, at, name)
             except OSError as error:
@@ -119,14 +120,15 @@ class PosixStorage:
                         raise
                 except ConflictError:
                     raise error from None
-            self._root.sync_directory(at)
+            if durable:
+                self._root.sync_directory(at)
 
     @contextmanager
-    def _written(self, path: str, data: bytes) -> Iterator[tuple[int, str, str]]:
+    def _written(self, path: str, data: bytes, *, sync: bool = True) -> Iterator[tuple[int, str, str]]:
         """Directory handle, temporary name (bytes durable) and final name, for the step that makes them visible."""
         above, _, name = check_path(path).rpartition("/")
         with os_errors(path), self._root.directory(above) as at:
-            temporary = self._root.write_temporary(at, data)
+            temporary = self._root.write_temporary(at, data, sync=sync)
             try:
                 yield at, temporary, name
             except (OSError, HoldfastError):
@@ -338,6 +340,12 @@ class PosixStorage:
                 raise UsageError(f"{nonce!r} names no garbage", code="bad_nonce", hint="use what list_garbage gave")
             above = STAGING
         with os_errors(nonce), suppress(FileNotFoundError), self._root.directory(above) as at:
+            if above == STAGING and not name.startswith((_RETIRED, TEMPORARY)):
+                # Away from its writer in one step: one that wakes now must not commit what is left of it.
+                doomed = _RETIRED + secrets.token_hex(8)
+                self._ops.rename(at, name, at, doomed)
+                self._root.sync_directory(at)
+                name = doomed
             self._root.remove_tree(at, name)
 
     # Surroundings
@@ -359,7 +367,6 @@ class PosixStorage:
                         hint="a link is never repointed; remove it by hand if it is wrong",
                         path=path,
                     ) from error
-            self._root.sync_directory(at)
 
     def link_target(self, path: str) -> str | None:
         above, _, last = check_path(path).rpartition("/")

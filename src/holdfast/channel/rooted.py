@@ -167,21 +167,22 @@ class Root:
             raise
         return handle, status.size
 
-    def write_file(self, at: int, name: str, data: bytes) -> None:
-        """A new file with `data`. Durability: its bytes, not its name. On an error it may be left behind, in part."""
+    def write_file(self, at: int, name: str, data: bytes, *, sync: bool = True) -> None:
+        """A new file with `data`. Durability (with `sync`): its bytes, not its name. After an error it may be left."""
         handle = self.ops.create(at, name, FILE_MODE)
         try:
             self.ops.chmod(handle, FILE_MODE)
             write_all(self.ops, handle, memoryview(data), 0)
-            self.ops.fsync(handle)
+            if sync:
+                self.ops.fsync(handle)
         finally:
             self.ops.close(handle)
 
-    def write_temporary(self, at: int, data: bytes) -> str:
-        """A new file under a name that readers ignore; the name. Durability: its bytes."""
+    def write_temporary(self, at: int, data: bytes, *, sync: bool = True) -> str:
+        """A new file under a name that readers ignore; the name. Durability (with `sync`): its bytes."""
         name = new_temporary()
         try:
-            self.write_file(at, name, data)
+            self.write_file(at, name, data, sync=sync)
         except OSError:
             self.discard(at, name)
             raise

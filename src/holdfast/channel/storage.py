@@ -129,10 +129,12 @@ class Storage(Protocol):
         very bytes that one was asked to write counts as success, so put a nonce into them.
         """
 
-    def replace(self, path: str, data: bytes) -> None:
+    def replace(self, path: str, data: bytes, *, durable: bool = True) -> None:
         """Put a record in place of whatever stands there; a reader sees the old bytes or the new, never a mix.
 
-        Durability: as `create`. Has one writer by protocol, so a retry is always safe.
+        Durability: as `create`. Has one writer by protocol, so a retry is always safe. durable=False is for hints
+        (CURRENT, a publisher's beat): a power cut may leave the old bytes, the new ones, or an empty file, which
+        readers bear.
         """
 
     def delete(self, path: str) -> None:
