@@ -184,7 +184,7 @@ class Storage(Protocol):
     def link(self, path: str, name: str) -> None:
         """Leave `path` as a symlink to version `name`; never repoints. ConflictError if something else stands there.
 
-        Durability: as `create`. UsageError without capability links.
+        Durability: none promised; it is a hint for older readers. UsageError without capability links.
         """
 
     def link_target(self, path: str) -> str | None:
