@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pathlib
 import stat
@@ -15,7 +16,7 @@ from holdfast.channel.ops import Ops, RealOps
 from holdfast.channel.posix import PosixStorage
 from holdfast.channel.storage import Entry
 from holdfast.channel.watch import file_system, open_watch
-from holdfast.errors import ConflictError, HoldfastError, IntegrityError, NotVisibleError
+from holdfast.errors import ConflictError, HoldfastError, IntegrityError, NotVisibleError, UnavailableError
 from holdfast.testing import FaultyOps
 from tests.conformance.conftest import DIRECTORIES
 from tests.conformance.test_storage import MANIFEST, NAME, content, publish, read, write
@@ -301,8 +302,6 @@ class TestGarbage:
     def test_what_the_system_does_not_let_go_stays_for_the_next_time(
         self, storage: PosixStorage, root: pathlib.Path
     ) -> None:
-        import errno
-
         ops = FaultyOps(RealOps())
         publish(storage, NAME, "n1", {"f": b"x", "sub/.nfs01": b"y"})
         ops.fail("unlink", errno.EBUSY, path="*/.nfs01")
@@ -310,6 +309,24 @@ class TestGarbage:
         assert storage.list_trees() == ()
         assert storage.list_garbage() == ("retired-r1",)
         storage.remove_garbage("retired-r1")
+        assert storage.list_garbage() == ()
+
+
+    @pytest.mark.parametrize("operation", ["unlink", "rmdir"])
+    def test_a_writer_that_wakes_cannot_commit_what_a_sweep_has_left_of_its_tree(
+        self, storage: PosixStorage, root: pathlib.Path, operation: str
+    ) -> None:
+        ops = FaultyOps(RealOps())
+        sweeper = PosixStorage(root, ops)
+        write(storage, NAME, "n1", {"f": b"x", "sub/g": b"y"})
+        ops.fail(operation, errno.EIO, on_call=2)
+        with pytest.raises(UnavailableError):
+            sweeper.remove_garbage("n1")
+        with pytest.raises(NotVisibleError):
+            storage.commit_tree(NAME, "n1", MANIFEST)
+        assert storage.list_trees() == ()
+        assert len(storage.list_garbage()) == 1
+        sweeper.remove_garbage(storage.list_garbage()[0])
         assert storage.list_garbage() == ()
 
 
@@ -346,6 +363,11 @@ class TestListing:
 
 
 class TestWatch:
+    @pytest.fixture(autouse=True)
+    def _local(self, tmp_path: pathlib.Path) -> None:
+        if file_system(str(tmp_path)).startswith(("nfs", "fuse")):
+            pytest.skip("the temporary directory is on a network")
+
     def test_finds_cycles_when_it_is_made_later(self, root: pathlib.Path, storage: PosixStorage) -> None:
         (root / "cycles").rmdir()
         watch = open_watch(str(root))

@@ -5,6 +5,7 @@ Then the same with one sync taken away: the tests above must notice, or they pro
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -118,7 +119,7 @@ def prepared(profile: str, prepare: Prepare) -> SimulatedDisk:
     for name in ("", "cycles", "versions", "staging", "pins"):
         storage.make_directory(name)
     prepare(storage)
-    for name in ("/channel", "/channel/cycles", "/channel/versions", "/channel/staging", "/channel/pins"):
+    for name in [path for path, content in disk.tree().items() if content is None]:
         handle = disk.open_directory(None, name)
         disk.fsync_directory(handle)
         disk.close(handle)
@@ -199,6 +200,41 @@ def test_a_crash_while_cleaning_up_after_a_crash(profile: str) -> None:
             for again in disk.crash_states(20):
                 assert call.state(PosixStorage("/channel", again)) == state
                 check(call, False, again)
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("synced", [True, False])
+def test_a_writer_that_outlives_the_removal_of_its_tree_commits_all_of_it_or_nothing(
+    profile: str, synced: bool
+) -> None:
+    """The storage loses power while a sweep removes an abandoned tree; its writer, on another machine, wakes."""
+
+    def removal_cut_short() -> Iterator[SimulatedDisk]:
+        stop, is_done = 0, False
+        while not is_done:
+            disk = prepared(profile, write_tree)
+            ops = FaultyOps(disk)
+            if not synced:
+                ops.skip("fsync_directory", path="*/staging")
+            disk.stop_after(stop)
+            try:
+                PosixStorage("/channel", ops).remove_garbage("n1")
+                is_done = True
+            except PowerCut:
+                stop += 1
+            yield from disk.crash_states(LIMIT)
+
+    def wake(disk: SimulatedDisk) -> str:
+        storage = PosixStorage("/channel", disk)
+        with contextlib.suppress(NotVisibleError):
+            storage.commit_tree(NAME, "n1", MANIFEST)
+        return version(storage)
+
+    if synced or profile == "ext4-like":
+        assert {wake(disk) for disk in removal_cut_short()} == {"whole", "absent"}
+    else:
+        with pytest.raises(AssertionError, match="half a version"):
+            [wake(disk) for disk in removal_cut_short()]
 
 
 MUTANTS = {
