@@ -4,8 +4,8 @@ Whether something may still belong to somebody at work is told by name and by be
 
     staging/c000002-…    a publisher of cycle 2: garbage once a higher cycle is claimed, or that publisher has closed or
                          is silent for a lease; its own sweeper knows what it is writing
-    staging/retired-…    a removal that stopped half-way; temporary files (.tmp-…) of writers that died: garbage when
-                         two passes in a row find them (a writer takes milliseconds, and tries again if one is gone)
+    staging/retired-…    a removal that stopped half-way, and temporary files (.tmp-…) of writers that died: garbage
+                         once they lay there for a lease (a slow disk keeps a live writer busy for seconds)
     consumers/…          expired, durably, and silent for two leases
     sweepers/…           silent for two leases, and all that it announced is gone
 """
@@ -17,6 +17,7 @@ from collections.abc import Callable, Collection
 from holdfast.channel.channel import Channel
 from holdfast.channel.events import EventLog
 from holdfast.channel.observe import Observer
+from holdfast.channel.storage import Storage
 from holdfast.core.liveness import Watch
 from holdfast.core.records import versions_in
 
@@ -35,40 +36,34 @@ class Garbage:
         self._observer = observer
         self._events = events
         self._writing = writing
-        self._found: frozenset[str] = frozenset()
         self._closed = False
 
     def tokens(self) -> dict[str, object]:
-        """The beat of the highest cycle's publisher, to be watched beside the others'."""
+        """What is to be watched beside the participants: the beat of the highest cycle's publisher, and leftovers."""
         cycle = max(self._observer.cycles(), default=0)
         beat = self._observer.beat(cycle)
         self._closed = beat.record is not None and beat.record.closed
-        return {_publisher(cycle): beat.token}
+        left = {_left(nonce): None for store in self._stores() for nonce in store.list_garbage()}
+        return {_publisher(cycle): beat.token, **left}
 
     def collect(self, cycle: int, sweeper: str, watch: Watch, lease_s: float) -> tuple[str, ...]:
         """Remove leftovers as a sweeper of `cycle`; their names."""
         highest = max(self._observer.cycles(), default=0)
         silent = _silent_s(watch, _publisher(highest)) >= lease_s
         over = self._writing is not None or self._closed or silent
-        stores = [self._channel.store]
-        if self._channel.claims is not self._channel.store:
-            stores.append(self._channel.claims)
         gone: list[str] = []
-        found: set[str] = set()
-        for store in stores:
+        for store in self._stores():
             listed = store.list_garbage()
             busy = self._writing() if self._writing is not None else frozenset()  # after the listing: it may just begin
             for nonce in listed:
-                found.add(nonce)
                 owner = _owner(nonce)
                 if owner is None:
-                    dead = nonce in self._found
+                    dead = _silent_s(watch, _left(nonce)) >= lease_s
                 else:
                     dead = nonce not in busy and (owner < highest or (owner == highest == cycle and over))
                 if dead:
                     store.remove_garbage(nonce)
                     gone.append(nonce)
-        self._found = frozenset(found)
         self._bury_sweepers(sweeper, watch, lease_s)
         if gone:
             self._events.emit("garbage", f"{len(gone)} leftovers removed", names=gone[:100])
@@ -87,9 +82,18 @@ class Garbage:
             if key == own or _silent_s(watch, key) < 2 * lease_s:
                 continue
             if seen.record is None or not versions_in(seen.record.tombstones) & versions:
+                self._channel.claims.delete(f"sweepers/{key}.reserve")  # first: nobody would find it without the record
                 self._channel.claims.delete(f"sweepers/{key}.json")
-                self._channel.claims.delete(f"sweepers/{key}.reserve")
                 self._events.emit("buried", "a sweeper silent for two leases, its work done", sweeper=key)
+
+    def _stores(self) -> tuple[Storage, ...]:
+        if self._channel.claims is self._channel.store:
+            return (self._channel.store,)
+        return (self._channel.store, self._channel.claims)
+
+
+def _left(nonce: str) -> str:
+    return f"leftover {nonce}"
 
 
 def _publisher(cycle: int) -> str:

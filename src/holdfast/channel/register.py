@@ -62,8 +62,9 @@ class Register:
             self._life = Incarnation(self._name, number, secrets.token_hex(4))
             inherited = _inherit(state, [seen.record for _, seen in sorted(records.items()) if seen.record], copies)
             self._beats = 1
+            began_s = clock_s()
             self._channel.claims.create(self._path, encode(self._record(inherited)))
-            self._written_at_s = clock_s()
+            self._written_at_s = began_s
             read = self._read_sweepers(lives=(*older, self._life))
             lost = inherited.holds & read.tombstoned
             if any(str(life) in expired for life in older for expired in [self._expired_names()]):
@@ -89,8 +90,9 @@ class Register:
         with self._lock:
             self._check_silence()
             self._beats += 1
+            began_s = clock_s()
             self._channel.claims.replace(self._path, encode(self._record(state())))
-            self._written_at_s = clock_s()
+            self._written_at_s = began_s  # others may have counted from any moment of the call on
 
     def beat(self, state: Callable[[], Consume]) -> ConflictError | None:
         """Beat, unless this life is over: then the reason, code "lease_lost" or "superseded_consumer"."""

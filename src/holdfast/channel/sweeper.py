@@ -14,6 +14,7 @@ from types import TracebackType
 
 import msgspec
 
+from holdfast.channel.announcing import Announcement
 from holdfast.channel.beats import Beater, clock_s
 from holdfast.channel.channel import Channel
 from holdfast.channel.garbage import Garbage
@@ -23,15 +24,15 @@ from holdfast.core import liveness
 from holdfast.core import sweep as protocol
 from holdfast.core.bounds import BEATS_PER_LEASE, bound_s, settle_s
 from holdfast.core.names import Incarnation, Version, parse_version
-from holdfast.core.records import ConsumerRecord, SweeperRecord, encode, versions_in
+from holdfast.core.records import ConsumerRecord, SweeperRecord, versions_in
 from holdfast.core.retention import Retention
-from holdfast.errors import HoldfastError, UnavailableError
+from holdfast.errors import HoldfastError
 
 logger = logging.getLogger(__name__)
 
-RESERVE_BYTES = 64 * 1024
 TICK_S_MIN = 0.5
 TICKS_PER_LEASE = 60
+LOOKS_PER_LEASE = 8
 
 
 class Swept(msgspec.Struct, frozen=True):
@@ -48,7 +49,8 @@ class Sweeper:
     """Sweeps `channel` by `retention`, in a thread of its own (`start`, `stop`) or pass by pass (`sweep`).
 
     Args:
-        cycle: whose sweeper it is: it stops when a higher cycle is claimed. Default: the highest at the first pass.
+        cycle: the publisher's whose part it is: it stops when a higher cycle is claimed. Default: nobody's; it follows
+            the highest claim.
         writing: given by a publisher: the nonces in staging/ that it is writing to just now.
     """
 
@@ -63,32 +65,30 @@ class Sweeper:
         self.channel = channel
         self.retention = retention
         self._cycle = cycle
-        self._key = ""
+        self._publishers = cycle is not None
+        self._rival = ""
         self._state: protocol.Sweep | None = None
         self._observer = channel.observer()
         self._older = Older(channel)
         self._watch = liveness.Watch()
         self._rivals = liveness.Watch()
         self._ages: dict[Version, float] = {}
-        self._beats = 0
-        self._writes_fail = False
-        self._parties: list[tuple[str, object]] = []
         self._bound_s = 0.0
         self._reasons: dict[str, str] = {}
-        self._reserved = False
         self._events = channel.event_log("sweeper")
+        self._own = Announcement(channel, self._events)
         self._garbage = Garbage(channel, self._observer, self._events, writing)
         self._passing = threading.Lock()
-        self._writing_lock = threading.Lock()
         self._stopping = threading.Event()
         self._due = threading.Event()
         self._thread: threading.Thread | None = None
+        self._beating = False
         self._beater = Beater("holdfast-sweeper-beat", channel.beat_s, self._beat)
 
     def start(self) -> None:
-        """Sweep again and again in a thread, until `stop` or a higher claim."""
+        """Sweep again and again in a thread, until `stop`; a publisher's sweeper until a higher claim."""
         self._thread = threading.Thread(target=self._run, name="holdfast-sweeper", daemon=True)
-        self._beater.start()
+        self._start_beats()
         self._thread.start()
 
     def wake(self) -> None:
@@ -125,36 +125,74 @@ class Sweeper:
             expired |= self._state.expired if self._state is not None else view.silent
             return {str(v): verdict for v, verdict in protocol.judge(view, self.retention, expired).items()}
 
-    def sweep(self) -> Swept:
+    def sweep(self, *, thorough: bool = False) -> Swept:
         """One whole pass: look, announce, let two visibility bounds pass, look again, remove.
+
+        A new sweeper cannot tell the dead from the living at once: what the dead hold or left behind stays, and another
+        sweeper's file makes this one stand by.
+
+        Args:
+            thorough: watch until everybody who is dead has been told from the living, pass after pass; then nothing is
+                left of them. Takes two leases and a little where anybody died, one or two beats where nobody did.
 
         Raises:
             UnavailableError: the storage failed; what was announced stands, and the next pass goes on with it.
         """
+        swept = self._pass()
+        if thorough:
+            self._start_beats()
+            known = False
+            while not (known or (swept.fenced_by and self._publishers) or self._stopping.wait(self._tick_s)):
+                known = self._all_known()  # before the pass, which then acts on it
+                swept = _together(swept, self._pass())
+        return swept
+
+    def _pass(self) -> Swept:
         with self._passing:
-            rival = self._rival()
-            if rival:
-                return Swept(standing_by=f"sweeper {rival} is at work")
+            self._rival = self._find_rival()
+            if self._rival:
+                # It watches all the same: if that one dies, it knows already who else is silent.
+                self._observe(self._observer.consumers(), self._observer.sweepers(), clock_s())
+                return Swept(standing_by=f"sweeper {self._rival} is at work")
             return self._sweep()
+
+    def _all_known(self) -> bool:
+        """Whether more looks would tell no more: everybody has moved since the first look, or is silent for good."""
+        if self._rival:
+            return self._rivals.watched[self._rival].beaten
+        watched = self._watch.watched
+        forever_s = 2 * self._lease_s()
+        return all(one.beaten or one.silent_s >= forever_s for key, one in watched.items() if key != self._own.key)
 
     # The thread
 
-    def _run(self) -> None:
+    @property
+    def _tick_s(self) -> float:
+        """Between two passes: seldom enough for the storage, and several in a lease, else no silence would count."""
         tick_s = max(TICK_S_MIN, self.channel.lease_s / TICKS_PER_LEASE)
+        return min(tick_s, self.channel.lease_s / LOOKS_PER_LEASE)
+
+    def _start_beats(self) -> None:
+        if not self._beating:
+            self._beating = True
+            self._beater.start()
+
+    def _run(self) -> None:
         while not self._stopping.is_set():
             try:
-                swept = self.sweep()
-                if swept.fenced_by:
+                swept = self._pass()
+                if swept.fenced_by and self._publishers:
                     return
             except HoldfastError as error:
-                self._writes_fail = True
                 self._events.emit("sweep_failed", str(error), code=error.code)
                 logger.warning("sweep failed: %s", error)
-            self._due.wait(tick_s)
+            self._due.wait(self._tick_s)
             self._due.clear()
 
     def _sweep(self) -> Swept:
         state = self._state if self._state is not None else self._enter()
+        if self._own.failing:
+            self._own.write(self._record)  # first of all: what the last pass had to say may not be durable
         removed: frozenset[Version] = frozenset()
         events: list[protocol.Event] = [protocol.Begin()]
         try:
@@ -172,10 +210,11 @@ class Sweeper:
             if isinstance(error, _Stopped):
                 return Swept(reasons=self._reasons)
             raise
-        garbage = self._garbage.collect(state.cycle, self._key, self._watch, self._lease_s())
+        self._garbage.bury_consumers(state.expired, self._watch, self._lease_s())
+        self._garbage.bury_consumers(state.expired, self._watch, self._lease_s())
+        garbage = self._garbage.collect(state.cycle, self._own.key, self._watch, self._lease_s())
         self._older.tidy(self._observer.versions)
-        if not self._reserved:
-            self._reserve()
+        self._own.reserve()
         if state.phase is protocol.Phase.STOPPED:
             self._events.emit("fenced", f"cycle {state.cycle} was replaced by cycle {state.fenced_by}")
             self._leave()
@@ -195,20 +234,30 @@ class Sweeper:
                 verdicts = protocol.judge(view, self.retention, self._state.expired)
                 self._reasons = {str(version): verdict.reason for version, verdict in sorted(verdicts.items())}
                 return protocol.Looked(view), nothing
-            case protocol.WriteRecord(tombstones, _, expired):
-                self._write()
+            case protocol.WriteRecord(tombstones):
+                self._own.write(self._record)
                 for version in sorted(tombstones):
                     self._events.emit("tombstone", self._reasons.get(str(version), ""), version=version)
-                self._garbage.bury_consumers(expired, self._watch, self._lease_s())
                 return protocol.Written(), nothing
             case protocol.Settle():
-                if self._stopping.wait(settle_s(self._bound_s)):
-                    raise _Stopped
+                self._settle()
                 return protocol.Settled(), nothing
             case protocol.Remove(versions):
                 failed = frozenset(version for version in sorted(versions) if not self._remove(version))
                 return protocol.Removed(failed), versions - failed
         raise AssertionError(effect)
+
+    def _settle(self) -> None:
+        """Let two visibility bounds pass. It goes on watching meanwhile: they may be most of a lease.
+
+        Raises: _Stopped.
+        """
+        left_s, slice_s = settle_s(self._bound_s), self._lease_s() / LOOKS_PER_LEASE
+        while left_s > 0:
+            if self._stopping.wait(min(left_s, slice_s)):
+                raise _Stopped
+            left_s -= slice_s
+            self._observe(self._observer.consumers(), self._observer.sweepers(), clock_s())
 
     # Looking
 
@@ -220,7 +269,7 @@ class Sweeper:
         now_s = clock_s()
         self._ages = {version: self._ages.get(version, now_s) for version in versions}
         records = [seen.record for seen in consumers.values() if seen.record is not None]
-        others = [seen.record for key, seen in sweepers.items() if seen.record is not None and key != self._key]
+        others = [seen.record for key, seen in sweepers.items() if seen.record is not None and key != self._own.key]
         self._bound_s = bound_s([self.channel.party(), *(r.party for r in records), *(r.party for r in others)])
         self._observe(consumers, sweepers, now_s)
         return protocol.View(
@@ -245,7 +294,7 @@ class Sweeper:
         self, consumers: dict[Incarnation, Seen[ConsumerRecord]], sweepers: dict[str, Seen[SweeperRecord]], now_s: float
     ) -> None:
         """Count silence. While its own writes fail it counts none: it could not tell anybody."""
-        if self._writes_fail:
+        if self._own.failing:
             self._watch = liveness.Watch()
             return
         tokens = {str(life): seen.token for life, seen in consumers.items()}
@@ -253,8 +302,8 @@ class Sweeper:
         tokens |= self._garbage.tokens()
         self._watch = liveness.look(self._watch, tokens, now_s, gap_s=self._lease_s() / 4)
 
-    def _rival(self) -> str | None:
-        """Another sweeper that works while this one stands by."""
+    def _find_rival(self) -> str:
+        """Another sweeper that works while this one stands by, or ""."""
         sweepers = self._observer.sweepers()
         cycle = self._cycle if self._cycle is not None else max(self._observer.cycles(), default=0)
         # A watch of its own: what `_observe` is not shown it forgets, and consumers would never fall silent.
@@ -262,65 +311,37 @@ class Sweeper:
         self._rivals = liveness.look(self._rivals, tokens, clock_s(), gap_s=self._lease_s() / 4)
         silent = liveness.silent(self._rivals, self._lease_s())
         for key, seen in sorted(sweepers.items()):
-            if key == self._key or seen.record is None or seen.record.closed or key in silent:
+            if key == self._own.key or seen.record is None or seen.record.closed or key in silent:
                 continue
-            if (-seen.record.cycle, key) < (-cycle, self._key or "~"):
+            if (-seen.record.cycle, key) < (-cycle, self._own.key or "~"):
                 return key
-        return None
+        return ""
 
     # Writing
 
     def _enter(self) -> protocol.Sweep:
         cycle = self._cycle if self._cycle is not None else max(self._observer.cycles(), default=0)
         self._cycle = cycle
-        self._key = f"{cycle:06d}-{secrets.token_hex(4)}"
         self._state = protocol.Sweep(cycle)
-        self._reserve()
+        self._own.enter(cycle, self._record)
         return self._state
 
     def _beat(self) -> None:
-        if self._state is not None and self._key:
-            self._write()
+        self._own.write(self._record)
 
-    def _write(self) -> None:
-        """The own record, durably. On a full disk the reserve is spent on it."""
+    def _record(self) -> SweeperRecord:
         state = self._state
-        if state is None or not self._key:
-            return
-        with self._writing_lock:
-            self._beats += 1
-            record = SweeperRecord(
-                beat=self._beats,
-                cycle=state.cycle,
-                tombstones=tuple(str(version) for version in sorted(state.tombstones)),
-                seen=tuple(sorted(state.seen)),
-                expired=tuple(sorted(state.expired)),
-                reasons={str(v): self._reasons.get(str(v), "") for v in sorted(state.tombstones)},
-                party=self.channel.party(),
-                retention=msgspec.to_builtins(self.retention),
-            )
-            self._writes_fail = True
-            try:
-                self.channel.claims.replace(self._path("json"), encode(record))
-            except UnavailableError as error:
-                if error.code not in ("errno_enospc", "errno_edquot"):
-                    raise
-                self.channel.claims.delete(self._path("reserve"))
-                self._reserved = False
-                self._events.emit("reserve_spent", str(error), code=error.code)
-                self.channel.claims.replace(self._path("json"), encode(record))
-            self._writes_fail = False
-
-    def _path(self, suffix: str) -> str:
-        return f"sweepers/{self._key}.{suffix}"
-
-    def _reserve(self) -> None:
-        """Keep some space, to be spent on announcements when the disk is full."""
-        try:
-            self.channel.claims.replace(self._path("reserve"), bytes(RESERVE_BYTES))
-            self._reserved = True
-        except UnavailableError as error:
-            self._events.emit("no_reserve", str(error), code=error.code)
+        assert state is not None
+        return SweeperRecord(
+            beat=0,
+            cycle=state.cycle,
+            tombstones=tuple(str(version) for version in sorted(state.tombstones)),
+            seen=tuple(sorted(state.seen)),
+            expired=tuple(sorted(state.expired)),
+            reasons={str(v): self._reasons.get(str(v), "") for v in sorted(state.tombstones)},
+            party=self.channel.party(),
+            retention=msgspec.to_builtins(self.retention),
+        )
 
     def _remove(self, version: Version) -> bool:
         reason = self._reasons.get(str(version), "")
@@ -333,15 +354,19 @@ class Sweeper:
         return True
 
     def _leave(self) -> None:
-        if not self._key:
-            return
-        key_path, reserve = self._path("json"), self._path("reserve")
-        self._key, self._state = "", None
-        try:
-            self.channel.claims.delete(key_path)
-            self.channel.claims.delete(reserve)
-        except HoldfastError as error:
-            self._events.emit("close_failed", str(error), code=error.code)
+        self._own.leave()
+        self._state = None
+        if not self._publishers:
+            self._cycle = None
+
+
+def _together(before: Swept, after: Swept) -> Swept:
+    return msgspec.structs.replace(
+        after,
+        removed=before.removed + after.removed,
+        garbage=before.garbage + after.garbage,
+        reasons=after.reasons or before.reasons,
+    )
 
 
 class _Stopped(Exception):
