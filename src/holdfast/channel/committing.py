@@ -34,7 +34,8 @@ class Committer:
         self._events = events
         self._older = Older(channel)
         self._staged = b""
-        self._last_files: tuple[File, ...] = ()
+        self._staged_files: tuple[File, ...] = ()
+        self._last_files: tuple[File, ...] = ()  # of the last version, which a failed publish does not change
         self.state = publish.Publisher()
         self.writing: str | None = None
 
@@ -88,29 +89,29 @@ class Committer:
             tree = self._channel.store.begin_tree(str(version), self.writing)
             files = write_payload(tree, payload, progress=progress)
             again = self._same(version.step, files)
-            if again is not None:
-                self._abandon()
-                return again
-            self._staged = encode_manifest(
-                Manifest(
-                    version=str(version),
-                    cycle=version.cycle,
-                    step=version.step,
-                    parent=str(parent) if parent is not None else None,
-                    kind=payload.kind,
-                    files=files,
-                    requires=payload.requires,
-                    metadata=metadata,
-                    created=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+            if again is None:
+                self._staged = encode_manifest(
+                    Manifest(
+                        version=str(version),
+                        cycle=version.cycle,
+                        step=version.step,
+                        parent=str(parent) if parent is not None else None,
+                        kind=payload.kind,
+                        files=files,
+                        requires=payload.requires,
+                        metadata=metadata,
+                        created=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+                    )
                 )
-            )
-            with closing(tree.file(STABLE)) as stable:
-                stable.write_at(0, memoryview(stable_text(self._staged)))
+                with closing(tree.file(STABLE)) as stable:
+                    stable.write_at(0, memoryview(stable_text(self._staged)))
         except BaseException:
             self._abandon()
             raise
-        self._last_files = files
-        return None
+        if again is not None:
+            self._abandon()
+        self._staged_files = files
+        return again
 
     def _same(self, step: int, files: tuple[File, ...]) -> Version | None:
         """The last version, if it is of this step, has these bytes, is there, and nobody announced its removal."""
@@ -139,15 +140,24 @@ class Committer:
             except OutcomeUnknownError as error:
                 if tried < COMMIT_TRIES:
                     continue
-                self.state, _ = publish.step(self.state, publish.Unsure())
-                self._events.emit("publish_unknown", str(error), version=version, code=error.code)
-                self.writing = None
+                self._unsure(version, str(error))
                 raise
-            except BaseException:
+            except HoldfastError:
                 self._abandon()
                 raise
+            except BaseException:  # a signal, at any moment
+                self._unsure(version, "interrupted")
+                raise
             self.writing = None
+            self._last_files = self._staged_files
             return
+
+    def _unsure(self, version: Version, reason: str) -> None:
+        """It may be visible; what is left in staging/ if it isn't goes with the next sweep."""
+        self.state, _ = publish.step(self.state, publish.Unsure())
+        self.writing = None
+        self._last_files = self._staged_files
+        self._events.emit("publish_unknown", reason, version=version)
 
     def _point(self, version: Version) -> None:
         """The legacy link and CURRENT: hints, so their failure is told and not raised."""
