@@ -20,18 +20,20 @@ def clock_s() -> float:
 
 
 class Beater:
-    """Calls `beat` every `interval_s` seconds in a thread of its own, so that long work elsewhere doesn't look dead.
+    """Calls `beat` again and again in a thread of its own, so that long work elsewhere doesn't look dead.
 
     An error of the storage is logged and the next beat tried as usual: whether the silence counts is for others to say.
     """
 
-    def __init__(self, name: str, interval_s: float, beat: Callable[[], None]) -> None:
+    def __init__(self, name: str, beat: Callable[[], None]) -> None:
         self._beat = beat
-        self._interval_s = interval_s
+        self._interval_s = 0.0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
-    def start(self) -> None:
+    def start(self, interval_s: float) -> None:
+        """Begin; `interval_s` seconds between two beats."""
+        self._interval_s = interval_s
         self._thread.start()
 
     def stop(self) -> None:

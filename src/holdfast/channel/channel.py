@@ -68,6 +68,7 @@ class Channel:
         self._lease_s = lease_s
         self._events = events
         self._record: ChannelRecord | None = None
+        self._local = False
         if visibility_bound_s is not None:
             check_seconds("visibility_bound_s", visibility_bound_s)
         if lease_s is not None:
@@ -88,10 +89,12 @@ class Channel:
 
     @property
     def lease_s(self) -> float:
-        """The lease that this process grants and keeps (seconds)."""
+        """The lease that this process grants and keeps (seconds); opens the channel where the default depends on it."""
         if self._lease_s is not None:
             return self._lease_s
-        return LEASE_LOCAL_S if self.store.capabilities.notifies else LEASE_NETWORK_S
+        if self._record is None:
+            self.open()
+        return LEASE_LOCAL_S if self._local else LEASE_NETWORK_S
 
     @property
     def beat_s(self) -> float:
@@ -117,6 +120,7 @@ class Channel:
                 )
             self._make()
         self._record = self._read()
+        self._local = self.store.capabilities.notifies
         return self._record
 
     def publisher(

@@ -26,6 +26,9 @@ from holdfast.core.names import Version
 from holdfast.errors import ConflictError, HoldfastError, UnavailableError, UsageError
 
 
+_OF_GIVEN = (consume.Acknowledge, consume.Release, consume.Fail, consume.Reject)
+
+
 class Given(msgspec.Struct, frozen=True):
     """What the machine gave: a checked version, its copy's directory (None: in place), and what it replaces."""
 
@@ -51,11 +54,12 @@ class Life:
         self._name = name
         self._events = events
         self._wake = wake
-        self._register = Register(channel, name, in_place=mode.in_place)
+        self._register = Register(channel, name, mode)
         self._checker = Checker(channel.store, None if stage is None else os.path.join(os.fspath(stage), name))
-        self._beater = Beater(f"holdfast-{name}", channel.beat_s, self._beat)
+        self._beater = Beater(f"holdfast-{name}", self._beat)
         self._lock = threading.RLock()
         self._problem: ConflictError | None = None
+        self._lives = 0  # how often the state was begun anew: what was read for an earlier one is void
         self.mode = mode
         self.state = Consume()
         self.given: dict[Version, Given] = {}
@@ -68,17 +72,18 @@ class Life:
             UsageError: code "cannot_hold": no right to write, and no staging.
         """
         self._enter(self.state)
-        self._beater.start()
+        self._beater.start(self._channel.beat_s)
 
     def end(self, *, keep: bool) -> None:
         """Stop beating and leave; the holds end, or stay for the next life (`keep`)."""
         self._beater.stop()
-        if self.mode.writes:
+        owns_copies = self._owns_copies()
+        if self.mode.writes and not self._superseded():
             try:
                 self._register.leave(self.state, keep=keep)
             except HoldfastError as error:
                 self._events.emit("close_failed", str(error), code=error.code)
-        if not keep:
+        if not keep and owns_copies:
             for version in tuple(self.given):
                 self._checker.drop(version)
 
@@ -87,16 +92,30 @@ class Life:
         return self._register.tombstones() if self.mode.writes else frozenset()
 
     def run(self, event: consume.Event) -> Given | None:
-        """Feed `event` to the machine and carry out its effects, in order, until none is left; what it gave."""
+        """Feed `event` to the machine and carry out its effects, in order, until none is left; what it gave.
+
+        One thread takes (Looked and what follows from it). What users say comes from others, and may end the life
+        that the taking thread works for; then that thread stops.
+        """
+        taking = isinstance(event, consume.Looked)
+        lives: int | None = None
         given: Given | None = None
         events: list[consume.Event] = [event]
         while events:
             with self._lock:
-                self.state, effects = consume.step(self.state, events.pop(0), self.mode)
+                event = events.pop(0)
+                if taking and lives not in (None, self._lives):
+                    return None
+                if isinstance(event, _OF_GIVEN) and event.version not in self.state.given:
+                    return None
+                lives = self._lives
+                self.state, effects = consume.step(self.state, event, self.mode)
             for effect in effects:
                 follows = self._do(effect)
                 if isinstance(follows, Given):
                     given = follows
+                elif isinstance(follows, consume.Written) and not taking:
+                    continue  # the machine waits for the taking thread's own writes only
                 elif follows is not None:
                     events.append(follows)
         return given
@@ -109,20 +128,45 @@ class Life:
     def interrupt(self) -> None:
         """An effect failed: what was being taken is taken anew at the next poll."""
         with self._lock:
+            self._lives += 1
             self.state = consume.interrupted(self.state)
+
+    def holds(self, version: Version) -> bool:
+        """Whether `version` is given, and this life has not ended meanwhile (a staged copy outlives a silence)."""
+        over = self._superseded() or (self._problem is not None and not self.mode.staged)
+        return version in self.state.given and not over
 
     def let_go(self, version: Version, event: consume.Event, word: str, reason: str) -> None:
         """Release, fail or reject `version`, if it is given."""
         with self._lock:
-            if version not in self.state.given:
+            if not self.holds(version) or self.given.pop(version, None) is None:
                 return
-            self.given.pop(version, None)
         try:
             self.run(event)
         except UnavailableError as error:  # its file still says that it is held; the next beat writes it anew
             self._events.emit("release_late", str(error), version=version, code=error.code)
-        self._checker.drop(version)
+        except ConflictError as error:  # the hold is gone already
+            self.end_life(error)
+        if self._owns_copies():
+            self._checker.drop(version)
         self._events.emit(word, reason, version=version)
+
+    def end_life(self, problem: ConflictError) -> None:
+        """Note that this life is over; `check_problem` tells, or starts a new one."""
+        self.interrupt()
+        self._problem = self._problem or problem
+
+    def _superseded(self) -> bool:
+        return self._problem is not None and self._problem.code != "lease_lost"
+
+    def _owns_copies(self) -> bool:
+        """Whether no younger life of this name uses the same copies."""
+        if self._superseded():
+            return False
+        try:
+            return not self.mode.staged or not self.mode.writes or not self._register.younger()
+        except HoldfastError:
+            return False  # the next life tidies
 
     def check_problem(self) -> None:
         """Raise what the beats found out, or start a new life after a silence.
@@ -135,9 +179,9 @@ class Life:
             return
         if problem.code != "lease_lost":
             raise problem
-        self._problem = None
         self.interrupt()
         self.run(consume.Lost())
+        self._problem = None
 
     def say_idle(self, reason: str, **fields: object) -> None:
         """Note why there is nothing to give; told once for each reason."""
@@ -200,6 +244,7 @@ class Life:
             self._events.emit("unprotected", f"no holds: {error}", code=error.code)
             return
         with self._lock:
+            self._lives += 1
             self.state = taken
         self._checker.tidy(taken.given)
         for version in sorted(taken.given - self.given.keys()):
@@ -208,7 +253,7 @@ class Life:
 
     def _adopt(self, version: Version) -> None:
         """Take over a hold of the life before, once its bytes are checked anew: it may have died before it did so."""
-        verdict = self._checker.check(version, again=True)
+        verdict = self._checker.check_again(version)
         if not isinstance(verdict, consume.Checked):
             self.run(consume.Release(version))
             self._events.emit("released", f"hold of the life before: {verdict.reason}", version=version)
@@ -221,6 +266,7 @@ class Life:
     def _start_again(self) -> None:
         """The machine dropped every hold: begin a new incarnation."""
         with self._lock:
+            self._lives += 1
             self.given = {version: given for version, given in self.given.items() if version in self.state.given}
         self._events.emit("expired", "a sweeper took this consumer for dead; its holds are gone")
         self._enter(self.state)

@@ -67,7 +67,7 @@ class Publisher:
         self.term = term if term is not None else process_term()
         self._resume_from = resume_from
         self._take_over = take_over
-        self._wait_s = 2 * channel.lease_s if wait_s is None else check_seconds("wait_s", wait_s)
+        self._wait_s = None if wait_s is None else check_seconds("wait_s", wait_s)
         self._sweep = sweep
         self._events = channel.event_log("publisher")
         observer = channel.observer()
@@ -78,7 +78,7 @@ class Publisher:
         self._beats = 0
         self._fenced: FencedError | None = None
         self._sweeper: Sweeper | None = None
-        self._beater = Beater("holdfast-publisher", channel.beat_s, self._beat)
+        self._beater = Beater("holdfast-publisher", self._beat)
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="holdfast-publish")
         self._in_flight: Future[Version] | None = None
         self._background: BaseException | None = None
@@ -124,14 +124,14 @@ class Publisher:
                 msgspec.structs.replace(self._committer.state, starts_from=starts_from),
                 self.term,
                 take_over=self._take_over,
-                wait_s=self._wait_s,
+                wait_s=2 * self.channel.lease_s if self._wait_s is None else self._wait_s,
                 events=self._events,
             )
             self._beat()
         except BaseException:
             self._give_up()
             raise
-        self._beater.start()
+        self._beater.start(self.channel.beat_s)
         if self._sweep:
             self._sweeper = Sweeper(self.channel, self.retention, cycle=self.cycle, writing=self._busy)
             self._sweeper.start()

@@ -16,7 +16,7 @@ from holdfast.channel.beats import clock_s
 from holdfast.channel.channel import Channel, is_read_only
 from holdfast.channel.observe import Seen
 from holdfast.core import liveness
-from holdfast.core.consume import Consume, SweepersRead
+from holdfast.core.consume import Consume, Mode, SweepersRead
 from holdfast.core.names import Incarnation, Version
 from holdfast.core.records import ConsumerRecord, SweeperRecord, encode, versions_in
 from holdfast.errors import ConflictError, HoldfastError, UnavailableError
@@ -28,10 +28,10 @@ LOOK_GAP_LEASES = 0.25  # looks that lie further apart than this share of a leas
 class Register:
     """One consumer's entry in consumers/."""
 
-    def __init__(self, channel: Channel, name: str, *, in_place: bool) -> None:
+    def __init__(self, channel: Channel, name: str, mode: Mode) -> None:
         self._channel = channel
         self._name = name
-        self._in_place = in_place
+        self._mode = mode
         self._observer = channel.observer()
         self._lock = threading.RLock()
         self._life: Incarnation | None = None
@@ -118,6 +118,11 @@ class Register:
                 self._check_alone(lives)
             return self._read_sweepers(lives)
 
+    def younger(self) -> tuple[Incarnation, ...]:
+        """The lives of this name that began after this one, oldest first."""
+        lives = self._observer.incarnations(self._name)
+        return tuple(life for life in lives if self._life is not None and life.number > self._life.number)
+
     def tombstones(self) -> frozenset[Version]:
         """All tombstones that stand now."""
         with self._lock:
@@ -145,7 +150,9 @@ class Register:
             serving=tuple(str(version) for version in sorted(state.serving)),
             refused={str(version): reason for version, reason in refused},
             party=self._channel.party(),
-            in_place=self._in_place,
+            in_place=self._mode.in_place,
+            every=self._mode.every,
+            last=str(state.last) if state.last is not None else None,
         )
 
     def _check_silence(self) -> None:

@@ -83,7 +83,7 @@ class Sweeper:
         self._due = threading.Event()
         self._thread: threading.Thread | None = None
         self._beating = False
-        self._beater = Beater("holdfast-sweeper-beat", channel.beat_s, self._beat)
+        self._beater = Beater("holdfast-sweeper-beat", self._beat)
 
     def start(self) -> None:
         """Sweep again and again in a thread, until `stop`; a publisher's sweeper until a higher claim."""
@@ -175,7 +175,7 @@ class Sweeper:
     def _start_beats(self) -> None:
         if not self._beating:
             self._beating = True
-            self._beater.start()
+            self._beater.start(self.channel.beat_s)
 
     def _run(self) -> None:
         while not self._stopping.is_set():
@@ -210,7 +210,6 @@ class Sweeper:
             if isinstance(error, _Stopped):
                 return Swept(reasons=self._reasons)
             raise
-        self._garbage.bury_consumers(state.expired, self._watch, self._lease_s())
         self._garbage.bury_consumers(state.expired, self._watch, self._lease_s())
         garbage = self._garbage.collect(state.cycle, self._own.key, self._watch, self._lease_s())
         self._older.tidy(self._observer.versions)
@@ -376,4 +375,6 @@ class _Stopped(Exception):
 def _consumer(life: Incarnation, seen: Seen[ConsumerRecord]) -> protocol.Consumer:
     if seen.record is None:
         return protocol.Consumer(str(life), readable=False)
-    return protocol.Consumer(str(life), versions_in(seen.record.holds))
+    record = seen.record
+    last = parse_version(record.last) if record.last is not None else None
+    return protocol.Consumer(str(life), versions_in(record.holds), every=record.every, last=last)

@@ -405,10 +405,11 @@ def _let_go(
         state,
         given=state.given - {version},
         serving=state.serving - {version},
-        holds=state.holds - {version},
+        holds=state.holds - ({version} - {state.taking}),  # after a rewind it may be on its way again
     )
     if isinstance(event, Fail) and version == state.last:
-        after = msgspec.structs.replace(after, again=version)
+        kept = after.holds | {version} if mode.every and mode.writes else after.holds  # it must not be swept meanwhile
+        after = msgspec.structs.replace(after, again=version, holds=kept)
     if isinstance(event, Reject):
         after = msgspec.structs.replace(after, refused=state.refused | {(version, event.reason)})
     return after, _written(mode)

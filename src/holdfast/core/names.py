@@ -64,7 +64,8 @@ def parse_version(text: str) -> Version | None:
 
 def require_version(text: str) -> Version:
     """The version that `text` names. UsageError: `text` comes from a caller and is no version's name."""
-    version = parse_version(text)
+    name: object = text
+    version = parse_version(name) if isinstance(name, str) else None
     if version is None:
         raise UsageError(
             f"{text!r} is not the name of a version",

@@ -65,6 +65,8 @@ class ConsumerRecord(msgspec.Struct, frozen=True, kw_only=True):
     refused: dict[str, str] = {}  # version -> reason
     party: Party
     in_place: bool = True  # loads from the channel itself, not from a copy
+    every: bool = False  # takes every version of the lineage; those after `last` wait for it
+    last: str | None = None  # what it was given last
     closed: bool = False
 
 

@@ -28,7 +28,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from holdfast.core.lineage import Lineage
+from holdfast.core.lineage import Lineage, candidates
 from holdfast.core.names import Version
 from holdfast.core.retention import Known, Retention, keep
 
@@ -59,11 +59,16 @@ class Sweep(msgspec.Struct, frozen=True):
 
 
 class Consumer(msgspec.Struct, frozen=True):
-    """One consumer's file as read. `readable` False: it may hold anything, so it holds everything."""
+    """One consumer's file as read. `readable` False: it may hold anything, so it holds everything.
+
+    `every`: it takes every version of the lineage, and was given all up to `last`; the others wait for it.
+    """
 
     key: str
     holds: frozenset[Version] = frozenset()
     readable: bool = True
+    every: bool = False
+    last: Version | None = None
 
 
 class View(msgspec.Struct, frozen=True, kw_only=True):
@@ -158,6 +163,11 @@ def judge(view: View, policy: Retention, expired: frozenset[str]) -> dict[Versio
     for consumer in live:
         for version in consumer.holds:
             holders.setdefault(version, []).append(consumer.key)
+    for consumer in live:
+        if consumer.every:
+            for version in candidates(view.lineage, view.versions):
+                if consumer.last is None or version > consumer.last:
+                    kept.setdefault(version, f"kept: {consumer.key} takes every version")
     unreadable = [consumer.key for consumer in live if not consumer.readable]
     verdicts: dict[Version, Verdict] = {}
     for version in view.versions:
@@ -165,6 +175,8 @@ def judge(view: View, policy: Retention, expired: frozenset[str]) -> dict[Versio
             verdicts[version] = Verdict(True, f"held by {', '.join(holders[version])}")
         elif unreadable:
             verdicts[version] = Verdict(True, f"kept: the file of {', '.join(unreadable)} cannot be read")
+        elif version.cycle > view.highest:  # a late listing: whoever may not see that claim yet must not judge its work
+            verdicts[version] = Verdict(True, f"kept: the claim of cycle {version.cycle} is not visible here yet")
         elif version in kept:
             verdicts[version] = Verdict(True, kept[version])
         elif version in view.lineage:
