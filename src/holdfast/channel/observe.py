@@ -33,6 +33,7 @@ from holdfast.core.records import (
 from holdfast.errors import IntegrityError, NotVisibleError
 
 CURRENT = "CURRENT"
+READ_TRIES = 10
 
 
 T = TypeVar("T")
@@ -54,10 +55,11 @@ class Observer:
         self._store = store
         self._claims = claims
         self._known: dict[int, Claim] = {}
+        self._names: frozenset[str] | None = None  # in the channel's directory, at the last listing
 
     def cycles(self) -> tuple[int, ...]:
         """All cycles with a claim, ascending, by a fresh listing of the channel and of cycles/."""
-        self._store.list("")
+        self._names = frozenset(entry.name for entry in self._store.list(""))
         cycles = {parse_claim(entry.name) for entry in self._store.list("cycles") if entry.kind == "file"}
         return tuple(sorted(cycle for cycle in cycles if cycle is not None))
 
@@ -96,7 +98,13 @@ class Observer:
         return frozenset(v for name in self._store.list_trees() if (v := parse_version(name)) is not None)
 
     def current(self) -> Version | None:
-        """What CURRENT names: a hint. The channel must have been listed just before."""
+        """What CURRENT names: a hint, as of the last look at the claims (which lists the channel)."""
+        if self._names is None:
+            self.cycles()
+        if (
+            self._names is not None and CURRENT not in self._names
+        ):  # asked for by name too early, it would stay missing on an NFS client
+            return None
         try:
             text = self._store.read(CURRENT, limit_bytes=256)
         except (NotVisibleError, IntegrityError):
@@ -135,11 +143,24 @@ class Observer:
             key = parse(_stem(entry.name))
             if key is None or entry.kind != "file":
                 continue
-            try:
-                found[key] = self._record(self._claims, f"{directory}/{entry.name}", kind, missing_is_error=True)
-            except NotVisibleError:
-                continue  # it left between the listing and the look
+            seen = self._participant(directory, entry.name, kind)
+            if seen is not None:
+                found[key] = seen
         return found
+
+    def _participant(self, directory: str, name: str, kind: type[R]) -> Seen[R] | None:
+        """The file of one participant that a listing showed; None: it left since, and a fresh listing says so.
+
+        An NFS client answers ESTALE where a file is replaced while it reads it. That is a beat, and no farewell:
+        whoever took it for one would miss a hold, or a tombstone.
+        """
+        for _ in range(READ_TRIES):
+            try:
+                return self._record(self._claims, f"{directory}/{name}", kind, missing_is_error=True)
+            except NotVisibleError:
+                if all(entry.name != name for entry in self._claims.list(directory)):
+                    return None
+        return Seen(None, "not visible here")
 
     def _record(self, store: Storage, path: str, kind: type[R], *, missing_is_error: bool = False) -> Seen[R]:
         try:
