@@ -121,6 +121,49 @@ class _CutOffTree:
         self._link.checked(self._tree.abort)
 
 
+class Stop:
+    """One call that is held up: `reached` once it is made, and it goes on when `go` is set."""
+
+    def __init__(self, method: str, prefix: str) -> None:
+        self.method = method
+        self.prefix = prefix
+        self.reached = threading.Event()
+        self.go = threading.Event()
+
+
+class Gated:
+    """A storage on which the next call of a kind can be held up, as if the process was stopped there."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+        self._stops: list[Stop] = []
+        self._lock = threading.Lock()
+
+    def stop_at(self, method: str, prefix: str) -> Stop:
+        """Hold up the next call of `method` on a path that begins with `prefix`."""
+        stop = Stop(method, prefix)
+        with self._lock:
+            self._stops.append(stop)
+        return stop
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._storage, name)
+        if not callable(found):
+            return found
+
+        def call(*args: Any, **options: Any) -> Any:
+            with self._lock:
+                stop = next((s for s in self._stops if s.method == name and str(args[0]).startswith(s.prefix)), None)
+                if stop is not None:
+                    self._stops.remove(stop)
+            if stop is not None:
+                stop.reached.set()
+                assert stop.go.wait(WAIT_S), f"{name} was never let go on"
+            return found(*args, **options)
+
+        return call
+
+
 @contextmanager
 def thread(work: Callable[[], Any]) -> Iterator[Background]:
     """`work` in a thread of its own while the block runs; its error is raised at the end."""

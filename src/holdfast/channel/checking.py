@@ -23,7 +23,7 @@ from holdfast.core.names import Version
 from holdfast.errors import ConflictError, HoldfastError, IntegrityError, NotVisibleError, UnavailableError
 
 STABLE_BYTES_MAX = 256
-_STALE_CODES = frozenset({"short_file", "wrong_digest", "bad_stable"})  # may be right at the next look
+STALE_CODES = frozenset({"short_file", "wrong_digest", "bad_stable"})  # may be right at the next look
 
 
 def stable_text(manifest: bytes) -> bytes:
@@ -81,13 +81,24 @@ class Checker:
         except NotVisibleError as error:
             return NotVisible(str(error), len(right), clock_s())
         except IntegrityError as error:
-            if error.code in _STALE_CODES:
+            if error.code in STALE_CODES:
                 return NotVisible(str(error), len(right), clock_s())
             self._right.pop(version, None)
             return Damaged(str(error))
         self._right.pop(version, None)
         self._checked[version] = manifest
         return Checked()
+
+    def check_again(self, version: Version) -> Checked | NotVisible | Damaged:
+        """As `check`, of what an earlier life had; a copy needs no channel: the version may be swept by now."""
+        if self._stage is not None and str(version) in self.copies():
+            try:
+                self._checked[version] = verify_version(self._stage, version)
+            except (IntegrityError, NotVisibleError) as error:
+                self.drop(version)
+                return Damaged(f"its copy: {error}")
+            return Checked()
+        return self.check(version, again=True)
 
     def result(self, version: Version) -> tuple[Manifest, pathlib.Path | None]:
         """What the last successful check of `version` found."""

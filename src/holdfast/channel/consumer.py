@@ -9,6 +9,8 @@ import asyncio
 import os
 import threading
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal
 
@@ -23,6 +25,7 @@ from holdfast.core.lineage import Lineage, candidates
 from holdfast.core.names import Version, check_participant, require_version
 from holdfast.errors import (
     ConflictError,
+    HoldfastError,
     IntegrityError,
     NotVisibleError,
     OutcomeUnknownError,
@@ -82,6 +85,7 @@ class Consumer:
         self._life = Life(channel, name, mode, stage, self._events, self._waiter.wake)
         self._observer = channel.observer()
         self._taking = threading.Lock()  # one thread takes at a time
+        self._thread: ThreadPoolExecutor | None = None
         self._opened = False
         self._closed = False
         self._listed: frozenset[Version] = frozenset()
@@ -119,6 +123,8 @@ class Consumer:
                 self._opened = False
                 self._life.end(keep=self._on_close == "keep")
             self._waiter.close()
+            if self._thread is not None:
+                self._thread.shutdown(wait=False)
             self._events.emit("closed", f"on_close={self._on_close}")
             self._events.close()
 
@@ -161,17 +167,19 @@ class Consumer:
 
     async def atake(self, timeout_s: float | None = None) -> HeldVersion | None:
         """As `take`, without blocking the event loop. Cancelling it leaves nothing held."""
+        if self._closed:
+            return None
+        if self._thread is None:  # its own, since a waiting consumer would use up the event loop's shared ones
+            self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"holdfast-{self.name}")
         stop = threading.Event()
         deadline_s = None if timeout_s is None else clock_s() + timeout_s
-        work = asyncio.ensure_future(asyncio.to_thread(self._take, deadline_s, stop))
+        taking = self._thread.submit(self._take, deadline_s, stop)
         try:
-            return await asyncio.shield(work)
+            return await asyncio.wrap_future(taking)
         except asyncio.CancelledError:
             stop.set()
             self._waiter.wake()
-            held = await work
-            if held is not None:
-                await asyncio.to_thread(held.fail)
+            await _give_back(taking)
             raise
 
     def latest(self) -> HeldVersion | None:
@@ -211,7 +219,7 @@ class Consumer:
             NotVisibleError: code "version_gone": it is not there (any more), or about to be swept.
             IntegrityError: code "refused": its bytes are not what its manifest promises.
         """
-        version = require_version(version) if isinstance(version, str) else version
+        version = version if isinstance(version, Version) else require_version(version)
         self.open()
         if not self._opened:
             raise NotVisibleError(f"{self.channel.name}: there is no channel here (yet)", code="no_channel")
@@ -219,6 +227,8 @@ class Consumer:
             given, refused = self._hold(version)
         if given is not None:
             return self._handle(given)
+        if self._closed:
+            raise UsageError(f"consumer {self.name} is closed", code="closed", hint="make a new one")
         if refused is not None:
             raise IntegrityError(f"{version}: {refused}", code="refused", version=str(version))
         raise NotVisibleError(
@@ -242,7 +252,7 @@ class Consumer:
 
     def holds(self, version: Version) -> bool:
         """Whether `version` is given and neither released nor lost."""
-        return version in self._life.state.given
+        return self._life.holds(version)
 
     def acknowledge(self, version: Version) -> None:
         """See `HeldVersion.acknowledge`."""
@@ -279,13 +289,18 @@ class Consumer:
     def _take(self, deadline_s: float | None, stop: threading.Event, min_step: int | None = None) -> HeldVersion | None:
         with self._taking:
             while not self._closed and not stop.is_set():
-                self._life.check_problem()
                 try:
+                    self._life.check_problem()
                     given = self._poll(min_step)
                 except (UnavailableError, OutcomeUnknownError) as error:
                     self._life.interrupt()
                     self._life.say_idle(f"waiting: {error}", code=error.code)
                     given = None
+                except ConflictError as error:
+                    self._life.end_life(error)
+                    if error.code != "lease_lost":
+                        raise
+                    continue
                 if given is not None:
                     self._waiter.busy()
                     return self._handle(given)
@@ -349,10 +364,26 @@ class Consumer:
         looked = consume.Looked(Lineage(((version.cycle, None),)), frozenset({version}) & self._observer.versions())
         try:
             given = life.run(consume.Looked(looked.lineage, looked.versions, life.tombstones()))
-            while given is None and life.state.taking is not None:
+            while given is None and life.state.taking is not None and not self._closed:
                 self._waiter.wait(None, looking_again=True)
                 given = life.run(looked)
             return given, dict(life.state.refused).get(version)
         finally:
             life.interrupt()
-            life.change(claim=before.claim, last=before.last, again=before.again, refused=before.refused)
+            said = frozenset(pair for pair in life.state.refused if pair[0] != version)  # rejected meanwhile
+            life.change(claim=before.claim, last=before.last, again=before.again, refused=before.refused | said)
+
+
+async def _give_back(taking: Future[HeldVersion | None]) -> None:
+    """Wait for a taking that was told to stop; what it still took is to be given again."""
+    giving_back = asyncio.ensure_future(asyncio.to_thread(_fail_taken, taking))
+    while not giving_back.done():
+        with suppress(asyncio.CancelledError):  # told once is enough
+            await asyncio.shield(giving_back)
+
+
+def _fail_taken(taking: Future[HeldVersion | None]) -> None:
+    with suppress(HoldfastError, CancelledError):
+        held = taking.result()
+        if held is not None:
+            held.fail()

@@ -25,7 +25,6 @@ from holdfast.core.manifest import Manifest
 from holdfast.core.names import Version
 from holdfast.errors import ConflictError, HoldfastError, UnavailableError, UsageError
 
-
 _OF_GIVEN = (consume.Acknowledge, consume.Release, consume.Fail, consume.Reject)
 
 
@@ -154,7 +153,8 @@ class Life:
     def end_life(self, problem: ConflictError) -> None:
         """Note that this life is over; `check_problem` tells, or starts a new one."""
         self.interrupt()
-        self._problem = self._problem or problem
+        if self._problem is None or problem.code != "lease_lost":
+            self._problem = problem
 
     def _superseded(self) -> bool:
         return self._problem is not None and self._problem.code != "lease_lost"
@@ -269,7 +269,11 @@ class Life:
             self._lives += 1
             self.given = {version: given for version, given in self.given.items() if version in self.state.given}
         self._events.emit("expired", "a sweeper took this consumer for dead; its holds are gone")
-        self._enter(self.state)
+        try:
+            self._enter(self.state)
+        except ConflictError as error:
+            self.end_life(error)
+            raise
 
     def _beat(self) -> None:
         if self.mode.writes and self._problem is None:

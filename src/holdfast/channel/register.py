@@ -57,6 +57,8 @@ class Register:
         with self._lock:
             self._channel.claims.list("")
             older = self._observer.incarnations(self._name)
+            if self._life is not None:
+                self._check_younger(older)
             records = {life: seen for life, seen in self._observer.consumers().items() if life.name == self._name}
             number = max((life.number for life in older), default=0) + 1
             self._life = Incarnation(self._name, number, secrets.token_hex(4))
@@ -113,15 +115,12 @@ class Register:
         """
         with self._lock:
             lives = self._observer.incarnations(self._name)
-            younger = [life for life in lives if self._life is not None and life.number > self._life.number]
-            if younger:
-                self._check_alone(lives)
+            self._check_younger(lives)
             return self._read_sweepers(lives)
 
     def younger(self) -> tuple[Incarnation, ...]:
         """The lives of this name that began after this one, oldest first."""
-        lives = self._observer.incarnations(self._name)
-        return tuple(life for life in lives if self._life is not None and life.number > self._life.number)
+        return self._younger_of(self._observer.incarnations(self._name))
 
     def tombstones(self) -> frozenset[Version]:
         """All tombstones that stand now."""
@@ -165,9 +164,8 @@ class Register:
                 silent_s=round(silent_s, 3),
             )
 
-    def _check_alone(self, lives: tuple[Incarnation, ...]) -> None:
-        assert self._life is not None
-        younger = [life for life in lives if life.number > self._life.number]
+    def _check_younger(self, lives: tuple[Incarnation, ...]) -> None:
+        younger = self._younger_of(lives)
         if younger:
             raise ConflictError(
                 f"another process has taken over the name {self._name}: {younger[-1]}",
@@ -175,6 +173,12 @@ class Register:
                 hint="stop this one, or give each process a name of its own",
                 younger=str(younger[-1]),
             )
+
+    def _younger_of(self, lives: tuple[Incarnation, ...]) -> tuple[Incarnation, ...]:
+        return tuple(life for life in lives if self._life is not None and life.number > self._life.number)
+
+    def _check_alone(self, lives: tuple[Incarnation, ...]) -> None:
+        self._check_younger(lives)
         if self._life not in lives:
             raise ConflictError(
                 f"the file of {self._life} is gone: it was taken for dead",
