@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from holdfast.channel.storage import Watch
 
-_LOCAL = frozenset(
+LOCAL = frozenset(
     {"ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "zfs", "bcachefs", "jfs", "tmpfs", "ramfs", "overlay"}
 )
 _CURRENT = "CURRENT"
@@ -25,7 +25,7 @@ _CYCLES = "cycles"
 
 def open_watch(root: str) -> Watch | None:
     """A watch on CURRENT and on new claims below `root`, or None: no inotify, no such directory, not a local mount."""
-    if file_system(root) not in _LOCAL:
+    if file_system(root) not in LOCAL:
         return None
     try:
         import inotify_simple

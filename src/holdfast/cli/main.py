@@ -1,0 +1,86 @@
+"""`holdfast`: reads the words of the command line, runs one command, and turns its errors into exit codes."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+
+from cyclopts import App, CycloptsError, Group
+
+from holdfast import __version__
+from holdfast.cli.output import INTERRUPTED, clean, report
+from holdfast.errors import HoldfastError, UsageError
+
+LOOK, CHANGE, CHECK = Group("Look", sort_key=1), Group("Change", sort_key=2), Group("Check", sort_key=3)
+
+app = App(
+    name="holdfast",
+    help="Hands weights from a trainer to its inference servers, safely, over any shared directory.",
+    version=__version__,
+    help_epilogue="Exit codes: 0 done, 1 failed, 2 usage, 3 unhealthy, 4 conflict or fenced, 75 try again later.",
+)
+app["--help"].group = "Options"
+app["--version"].group = "Options"
+app.command("holdfast.cli.status:status", group=LOOK, help="Who serves and holds what; what goes next, and why.")
+app.command("holdfast.cli.listing:ls", group=LOOK, help="List the versions of a channel.")
+app.command("holdfast.cli.listing:show", group=LOOK, help="Show one version: its manifest, files and holders.")
+app.command("holdfast.cli.publishing:publish", group=CHANGE, help="Publish a directory as a new version.")
+app.command("holdfast.cli.keeping:pin", group=CHANGE, help="Keep a version until it is unpinned.")
+app.command("holdfast.cli.keeping:unpin", group=CHANGE, help="Let a pinned version go by the usual rules.")
+app.command("holdfast.cli.sweeping:sweep", group=CHANGE, help="Delete what nobody needs.")
+app.command("holdfast.cli.listing:verify", group=CHECK, help="Read versions whole and check every byte.")
+app.command("holdfast.cli.doctor:doctor", group=CHECK, help="Find out what a file system can do.")
+app.register_install_completion_command(group="Options", help="Install completion for bash, zsh or fish.")
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code. `words` None: those of this process, whose signals are then handled, too."""
+    if words is None:
+        words = sys.argv[1:]
+        signal.signal(signal.SIGTERM, _terminated)
+        _log_to_stderr()
+    before_data = list(words[: words.index("--")] if "--" in words else words)
+    as_json = "--json" in before_data
+    try:
+        code = app(list(words), result_action="return_value", exit_on_error=False, print_error=False)
+        return code if isinstance(code, int) else 0
+    except CycloptsError as error:
+        return report(_usage(error, before_data), as_json=as_json)
+    except HoldfastError as error:
+        return report(error, as_json=as_json)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:  # `holdfast ls … | head`: nobody reads on, and nothing more may be written at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+
+
+def _usage(error: CycloptsError, words: list[str]) -> UsageError:
+    lines = " ".join(str(error).split())
+    command = next((word for word in words if not word.startswith("-")), "")
+    known = command in app and command
+    return UsageError(lines, code="usage", hint=f"see `holdfast {command + ' ' if known else ''}--help`")
+
+
+def _terminated(number: int, frame: FrameType | None) -> None:
+    """SIGTERM: leave in order, so that nobody has to wait for a lease."""
+    raise SystemExit(128 + number)
+
+
+class _Clean(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return clean(super().format(record), limit=2000)
+
+
+def _log_to_stderr() -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Clean("%(levelname)s: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
