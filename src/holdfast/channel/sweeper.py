@@ -193,6 +193,8 @@ class Sweeper:
         state = self._state if self._state is not None else self._enter()
         if self._own.failing:
             self._own.write(self._record)  # first of all: what the last pass had to say may not be durable
+        # Before the look, so that this pass keeps nothing for their sake. That they are expired was written earlier.
+        self._garbage.bury_consumers(state.expired, self._watch, self._lease_s())
         removed: frozenset[Version] = frozenset()
         events: list[protocol.Event] = [protocol.Begin()]
         try:
@@ -210,7 +212,6 @@ class Sweeper:
             if isinstance(error, _Stopped):
                 return Swept(reasons=self._reasons)
             raise
-        self._garbage.bury_consumers(state.expired, self._watch, self._lease_s())
         garbage = self._garbage.collect(state.cycle, self._own.key, self._watch, self._lease_s())
         self._older.tidy(self._observer.versions)
         self._own.reserve()
@@ -238,20 +239,20 @@ class Sweeper:
                 for version in sorted(tombstones):
                     self._events.emit("tombstone", self._reasons.get(str(version), ""), version=version)
                 return protocol.Written(), nothing
-            case protocol.Settle():
-                self._settle()
+            case protocol.Settle(bound):
+                self._settle(bound)
                 return protocol.Settled(), nothing
             case protocol.Remove(versions):
                 failed = frozenset(version for version in sorted(versions) if not self._remove(version))
                 return protocol.Removed(failed), versions - failed
         raise AssertionError(effect)
 
-    def _settle(self) -> None:
+    def _settle(self, bound: float) -> None:
         """Let two visibility bounds pass. It goes on watching meanwhile: they may be most of a lease.
 
         Raises: _Stopped.
         """
-        left_s, slice_s = settle_s(self._bound_s), self._lease_s() / LOOKS_PER_LEASE
+        left_s, slice_s = settle_s(bound), self._lease_s() / LOOKS_PER_LEASE
         while left_s > 0:
             if self._stopping.wait(min(left_s, slice_s)):
                 raise _Stopped
@@ -283,6 +284,7 @@ class Sweeper:
             | self._older.loaded(lineage.cycle, versions),
             pinned=self._observer.pins(),
             ages_s={version: now_s - since_s for version, since_s in self._ages.items()},
+            bound_s=self._bound_s,
         )
 
     def _lease_s(self) -> float:
