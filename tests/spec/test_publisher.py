@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import threading
 from collections.abc import Callable
@@ -393,6 +394,23 @@ def test_I8_take_over_fences_the_older_publisher(place: Place) -> None:
             assert newest is not None
             assert place.read(newest) == "two"
             assert place.storage().list_garbage() == ()
+
+
+def test_I8_a_publisher_whose_unfinished_publish_was_swept_by_its_successor_is_told_that_it_is_fenced(
+    place: Place,
+) -> None:
+    second = place.channel().publisher(sweep=False, term=_other_job(), take_over=True)
+
+    def is_replaced_meanwhile(done_bytes: int) -> None:
+        second.open()
+        with place.channel().sweeper() as sweeper:
+            sweeper.sweep()
+
+    with place.channel().publisher(sweep=False) as first, contextlib.closing(second):
+        with pytest.raises(FencedError) as caught:
+            first.publish_payload(1, payload("zombie"), progress=is_replaced_meanwhile)
+        assert caught.value.code == "fenced"
+        assert _listed(place) == set()
 
 
 def test_I8_a_superseded_job_never_claims_again(place: Place) -> None:

@@ -28,7 +28,7 @@ from holdfast.core.names import Version, beat_path
 from holdfast.core.publish import next_version
 from holdfast.core.records import BeatRecord, Term, encode
 from holdfast.core.retention import Retention
-from holdfast.errors import FencedError, HoldfastError, UsageError
+from holdfast.errors import FencedError, HoldfastError, OutcomeUnknownError, UnavailableError, UsageError
 
 if TYPE_CHECKING:
     from holdfast.channel.channel import Channel
@@ -350,6 +350,9 @@ class Publisher:
             except FencedError as error:
                 self._stop_fenced(error)
                 raise
+            except (UnavailableError, OutcomeUnknownError) as error:
+                self._say_fenced_instead(error)
+                raise
             if version != before:
                 self._events.emit("published", version=version, bytes=payload.num_bytes, kind=payload.kind)
                 self._start.release()
@@ -371,6 +374,15 @@ class Publisher:
         except FencedError as error:
             self._stop_fenced(error)
             raise
+
+    def _say_fenced_instead(self, error: HoldfastError) -> None:
+        """A successor's sweep takes away what this publisher was writing: say who it was, not which name is missing."""
+        try:
+            self._guard()
+        except FencedError as fenced:
+            raise fenced from error
+        except HoldfastError as second:
+            error.add_note(f"while asking whether this publisher was replaced: {second}")
 
     def _check_open(self) -> None:
         if self._fenced is not None:
