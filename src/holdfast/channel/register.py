@@ -16,7 +16,7 @@ from holdfast.channel.beats import clock_s
 from holdfast.channel.channel import Channel, is_read_only
 from holdfast.channel.observe import Seen
 from holdfast.core import liveness
-from holdfast.core.consume import Consume, Mode, SweepersRead
+from holdfast.core.consume import Consume, Mode, SweepersRead, unseen_by
 from holdfast.core.names import Incarnation, Version
 from holdfast.core.records import ConsumerRecord, SweeperRecord, encode, versions_in
 from holdfast.errors import ConflictError, HoldfastError, UnavailableError
@@ -213,11 +213,7 @@ class Register:
         return SweepersRead(
             tombstoned=frozenset().union(*(versions_in(record.tombstones) for record in records.values())),
             expired=expired or (lives is not None and self._life is not None and self._life not in lives),
-            unseen_by=tuple(
-                key
-                for key, record in sorted(records.items())
-                if not record.closed and key not in silent and self.key not in record.seen
-            ),
+            unseen_by=unseen_by(self.key, self._channel.party(), self._mode, records, silent),
         )
 
 

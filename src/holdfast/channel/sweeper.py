@@ -341,6 +341,7 @@ class Sweeper:
             expired=tuple(sorted(state.expired)),
             reasons={str(v): self._reasons.get(str(v), "") for v in sorted(state.tombstones)},
             party=self.channel.party(),
+            bound_s=state.bound_s,
             retention=msgspec.to_builtins(self.retention),
         )
 

@@ -26,11 +26,13 @@ was given last is outside it, the Give says so: a rewind.
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 
 import msgspec
 
 from holdfast.core.lineage import Lineage, candidates
 from holdfast.core.names import Version
+from holdfast.core.records import Party, SweeperRecord
 
 HOLD_AHEAD_MAX = 64
 
@@ -49,7 +51,7 @@ class Mode(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         every: every version of the lineage in order, else the newest only.
         staged: checked while it is copied, and given as that copy; the hold ends when the copy is complete.
-        in_place: loads from the channel itself, so every live sweeper must have listed this consumer first.
+        in_place: loads from the channel itself (see `unseen_by`).
         writes: it can write its file. If not it must be staged, and nothing but min_age_s protects it.
         patience_s: how long "not visible yet" may last without progress (seconds).
     """
@@ -324,7 +326,7 @@ def _looked_again(state: Consume, read: SweepersRead, mode: Mode) -> tuple[Consu
     assert state.taking is not None
     if state.taking in read.tombstoned:
         return _give_up(state, state.taking), (WriteRecord(),)
-    if read.unseen_by and mode.in_place and not mode.staged:
+    if read.unseen_by and not mode.staged:
         reason = f"waiting: sweeper {', '.join(read.unseen_by)} has not listed this consumer yet"
         return _to(state, Phase.UNSEEN), (Idle(reason),)
     return _to(state, Phase.CHECKING), (Check(state.taking),)
@@ -389,6 +391,24 @@ def _drop(state: Consume, mode: Mode) -> tuple[Consume, tuple[Effect, ...]]:
         refused=state.refused,
     )
     return after, (Drop(),)
+
+
+def unseen_by(
+    key: str, party: Party, mode: Mode, sweepers: Mapping[str, SweeperRecord], silent: frozenset[str]
+) -> tuple[str, ...]:
+    """The live sweepers that may not know of the hold of consumer `key`, which sees the channel from `party`.
+
+    A sweeper on the same machine and device sees every file at once. One elsewhere has to have listed it before
+    anything is loaded in place, since listings there may be late beyond any bound. Who holds without loading (a
+    publisher, what it starts from) is content with a sweeper that waits for a sufficient bound.
+    """
+    unseen = []
+    for name, record in sorted(sweepers.items()):
+        beside = (record.party.host, record.party.device) == (party.host, party.device)
+        waits = not mode.in_place and record.bound_s >= max(party.bound_s, record.party.bound_s)
+        if not (record.closed or name in silent or key in record.seen or beside or waits):
+            unseen.append(name)
+    return tuple(unseen)
 
 
 def interrupted(state: Consume) -> Consume:

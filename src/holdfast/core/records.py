@@ -81,6 +81,7 @@ class SweeperRecord(msgspec.Struct, frozen=True, kw_only=True):
     expired: tuple[str, ...] = ()
     reasons: dict[str, str] = {}  # version -> why it goes
     party: Party
+    bound_s: float = 0.0  # the visibility bound that its tombstones wait for, twice
     retention: dict[str, Any] = {}  # what it keeps (holdfast.Retention); for `status`
     closed: bool = False
 

@@ -6,7 +6,8 @@ One pass goes through these phases; an event that is not in its phase's row is a
     LOOKING   --Looked-->   MARKING     do: WriteRecord (tombstones, consumers seen and expired); or IDLE: nothing to do
     MARKING   --Written-->  SETTLING    do: Settle (two visibility bounds); or IDLE: no tombstones
     SETTLING  --Settled-->  RELOOKING   do: Look
-    RELOOKING --Looked-->   REMOVING    do: Remove each version that still nobody holds or needs
+    RELOOKING --Looked-->   REMOVING    do: Remove each version that still nobody holds or needs; or SETTLING: somebody
+                                        new sees things later than was waited for; do: Settle
     REMOVING  --Removed-->  CLEARING    do: WriteRecord (without the removed and the withdrawn)
     CLEARING  --Written-->  IDLE
     any       --Looked, a higher claim--> CLEARING then STOPPED: the sweeper was fenced, and withdraws what it announced
@@ -47,7 +48,10 @@ class Phase(enum.Enum):
 
 
 class Sweep(msgspec.Struct, frozen=True):
-    """One sweeper. `seen` and `expired` hold incarnations; `tombstones` are this sweeper's own, `reasons` say why."""
+    """One sweeper. `seen` and `expired` hold incarnations; `tombstones` are this sweeper's own.
+
+    `bound_s` is the visibility bound (seconds) that the present tombstones wait for.
+    """
 
     cycle: int
     phase: Phase = Phase.IDLE
@@ -56,6 +60,7 @@ class Sweep(msgspec.Struct, frozen=True):
     seen: frozenset[str] = frozenset()
     expired: frozenset[str] = frozenset()
     fenced_by: int = 0
+    bound_s: float = 0.0
 
 
 class Consumer(msgspec.Struct, frozen=True):
@@ -82,6 +87,7 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     acknowledged: frozenset[Version] = frozenset()
     pinned: frozenset[Version] = frozenset()
     ages_s: Mapping[Version, float] = {}
+    bound_s: float = 0.0  # the visibility bound between everybody who is seen in this look
 
     @property
     def highest(self) -> int:
@@ -126,7 +132,9 @@ class WriteRecord(msgspec.Struct, frozen=True):
 
 
 class Settle(msgspec.Struct, frozen=True):
-    """Let two visibility bounds pass, then tell it by Settled."""
+    """Let two visibility bounds of `bound_s` seconds pass, then tell it by Settled."""
+
+    bound_s: float
 
 
 class Remove(msgspec.Struct, frozen=True):
@@ -196,7 +204,7 @@ def step(state: Sweep, event: Event, policy: Retention) -> tuple[Sweep, tuple[Ef
         case Phase.MARKING, Written():
             if not state.tombstones:
                 return msgspec.structs.replace(state, phase=Phase.IDLE), ()
-            return msgspec.structs.replace(state, phase=Phase.SETTLING), (Settle(),)
+            return msgspec.structs.replace(state, phase=Phase.SETTLING), (Settle(state.bound_s),)
         case Phase.SETTLING, Settled():
             return msgspec.structs.replace(state, phase=Phase.RELOOKING), (Look(),)
         case Phase.RELOOKING, Looked(view):
@@ -219,7 +227,7 @@ def _first_look(state: Sweep, view: View, policy: Retention) -> tuple[Sweep, tup
     # Judged as if the newly expired were gone already: their names go into the same record as the tombstones.
     verdicts = judge(view, policy, expired)
     goes = frozenset(version for version, verdict in verdicts.items() if not verdict.stays)
-    known = msgspec.structs.replace(state, seen=present, expired=expired)
+    known = msgspec.structs.replace(state, seen=present, expired=expired, bound_s=view.bound_s)
     # Its own tombstones of an earlier pass (a removal that failed) go through both looks again.
     if goes == state.tombstones == frozenset() and known == state:
         return msgspec.structs.replace(state, phase=Phase.IDLE), ()
@@ -229,6 +237,9 @@ def _first_look(state: Sweep, view: View, policy: Retention) -> tuple[Sweep, tup
 def _second_look(state: Sweep, view: View, policy: Retention) -> tuple[Sweep, tuple[Effect, ...]]:
     if view.highest > state.cycle:
         return _fenced(state, view)
+    if view.bound_s > state.bound_s:
+        later = msgspec.structs.replace(state, phase=Phase.SETTLING, bound_s=view.bound_s)
+        return later, (Settle(view.bound_s),)
     verdicts = judge(view, policy, state.expired)
     doomed = frozenset(v for v in state.tombstones if v in verdicts and not verdicts[v].stays)
     removing = msgspec.structs.replace(state, phase=Phase.REMOVING, doomed=doomed)
