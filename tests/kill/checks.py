@@ -1,0 +1,233 @@
+"""What must hold while processes are killed and afterwards, told from the journals and the bare files alone.
+
+Nothing here asks Holdfast: names, claims and lineages are read by this file's own few lines.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from tests.kill.journal import Reader, digests
+
+_NAME = re.compile(r"c(\d{6})-s(\d{8})-([0-9a-f]{2})[0-9a-f]{6}")
+BYTES_MAX = 64 * 2**20  # a version has at most 40 kB here; a leak of a few hundred goes beyond
+VERSIONS_MAX = 400
+# What a user may be told when others are killed, frozen or started in its place.
+EXPECTED = {
+    "publisher": {
+        "fenced",  # replaced by a higher round
+        "superseded",  # replaced before it had claimed
+        "version_gone",  # what it wanted to resume from was swept meanwhile
+        "errno_enoent",  # frozen for a lease, or fenced: its staging place was swept
+        "lease_lost",  # frozen while it held what it wanted to resume from
+    },
+    "consumer": {"superseded_consumer", "lease_lost", "errno_enoent"},
+    "sweeper": {"errno_enoent"},
+}
+
+
+class Place(NamedTuple):
+    """Where a version stands: comparable along one lineage."""
+
+    cycle: int
+    step: int
+    attempt: int
+
+
+def place_of(name: str) -> Place:
+    match = _NAME.fullmatch(name)
+    assert match, name
+    return Place(int(match[1]), int(match[2]), int(match[3], 16))
+
+
+class Claims:
+    """The claims of a channel, and which versions descend from which."""
+
+    def __init__(self, channel: pathlib.Path) -> None:
+        self.starts: dict[int, Place | None] = {}
+        for path in (channel / "cycles").glob("*.json"):
+            record = json.loads(path.read_bytes())
+            assert record["cycle"] == int(path.stem), path
+            self.starts[record["cycle"]] = place_of(record["starts_from"]) if record["starts_from"] else None
+        assert sorted(self.starts) == list(range(1, len(self.starts) + 1)), "each claim is the highest + 1"
+
+    @property
+    def highest(self) -> int:
+        return len(self.starts)
+
+    def descends(self, cycle: int, place: Place) -> bool:
+        """Whether the publisher of `cycle` descends from the version at `place`, or made it."""
+        last: Place | None = None
+        while cycle:
+            if place.cycle == cycle:
+                return last is None or place <= last
+            last = self.starts[cycle]
+            cycle = last.cycle if last is not None else 0
+        return False
+
+    def follows(self, given: Iterable[str]) -> str | None:
+        """Why no rising (followed claim, step) explains that `given` was given in this order; None: one does."""
+        followed, before = 1, None
+        for name in given:
+            place = place_of(name)
+            for cycle in range(followed, self.highest + 1):
+                if self.descends(cycle, place) and (cycle > followed or before is None or place >= before):
+                    followed, before = cycle, place
+                    break
+            else:
+                return f"{name} was given after {before} under claim {followed}"
+        return None
+
+
+@dataclass
+class Told:
+    """What the journals said so far."""
+
+    reader: Reader
+    intents: dict[tuple[int, int], list[dict[str, str]]] = field(default_factory=dict)
+    committed: set[str] = field(default_factory=set)
+    given: dict[str, list[str]] = field(default_factory=dict)  # process -> versions in the order given
+    count: dict[str, int] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+    def listen(self) -> None:
+        """Read on. Consumers first: what they were given was announced by its publisher before."""
+        consumers = self.reader.news("consumer")
+        for process, lines in (self.reader.news("publisher") | self.reader.news("sweeper")).items():
+            for line in lines:
+                self._hear(process, line)
+        for process, lines in consumers.items():
+            for line in lines:
+                self._hear(process, line)
+
+    def right(self, name: str, files: dict[str, str]) -> bool:
+        """Whether these bytes are what the publisher of version `name` meant it to hold."""
+        place = place_of(name)
+        return files in self.intents.get((place.cycle, place.step), [])
+
+    def _hear(self, process: str, line: dict[str, Any]) -> None:
+        word = line["word"]
+        self.count[word] = self.count.get(word, 0) + 1
+        if word == "intends":
+            self.intents.setdefault((line["cycle"], line["step"]), []).append(line["files"])
+        elif word == "committed":
+            self.committed.add(line["name"])
+        elif word in ("given", "adopted", "read again"):
+            if not self.right(line["version"], line["files"]):
+                self.problems.append(f"{process} was {word} wrong bytes: {line}")
+            if word == "given":
+                self.given.setdefault(process, []).append(line["version"])
+        elif word == "violation":
+            self.problems.append(f"{process}: {line}")
+        elif word == "error":
+            role = process.partition("-")[0]
+            code = f"error {line['code']}"
+            self.count[code] = self.count.get(code, 0) + 1
+            if line["code"] not in EXPECTED[role]:
+                self.problems.append(f"{process}: unexpected error {line}")
+
+
+class Checker:
+    """Checks one channel; `problems` says what was found wrong."""
+
+    def __init__(self, channel: pathlib.Path, told: Told) -> None:
+        self._channel = channel
+        self._told = told
+        self._right: set[str] = set()
+        self.bytes_max = 0
+        self.versions_max = 0
+
+    def while_they_run(self) -> list[str]:
+        """Nothing torn, nothing lost, disk use bounded. Versions come and go meanwhile."""
+        if not (self._channel / "channel.json").exists():
+            return []
+        self._told.listen()
+        committed = set(self._told.committed)
+        names = self._versions()
+        claims = Claims(self._channel)
+        found = [*self._lost(committed, names, claims)]
+        self._told.listen()  # what has been committed since is known now
+        found += self._torn(names - self._right)
+        used = sum(self._sizes())
+        self.bytes_max, self.versions_max = max(self.bytes_max, used), max(self.versions_max, len(names))
+        if used > BYTES_MAX or len(names) > VERSIONS_MAX:
+            found.append(f"{used} bytes and {len(names)} versions are on disk")
+        return found
+
+    def at_rest(self) -> list[str]:
+        """The same once everybody is dead; then each version is read anew."""
+        self._right.clear()
+        return self.while_they_run() + self._order()
+
+    def swept(self, kept: int) -> list[str]:
+        """After one thorough sweep with nobody alive: what retention keeps is there, and nothing else at all."""
+        claims = Claims(self._channel)
+        names = self._versions()
+        line = sorted((name for name in names if claims.descends(claims.highest, place_of(name))), key=place_of)
+        announced = self._announced() & names
+        wanted = set(line[-kept:]) | {max((name for name in line if name not in announced), key=place_of, default="")}
+        found = [f"{name} is there, and nobody needs it" for name in sorted(names - wanted)]
+        for path in self._channel.rglob("*"):
+            where = path.relative_to(self._channel)
+            if path.is_symlink() and not path.exists():
+                found.append(f"{where} leads nowhere")
+            elif ".tmp-" in path.name or where.parts[0] in ("staging", "consumers") and len(where.parts) > 1:
+                found.append(f"{where} was left behind")
+            elif where.parts[0] == "sweepers" and len(where.parts) > 1 and not announced:
+                found.append(f"{where} was left behind")
+        return found
+
+    def newest(self) -> str | None:
+        """What a fresh consumer has to be given."""
+        claims, announced = Claims(self._channel), self._announced()
+        names = (n for n in self._versions() - announced if claims.descends(claims.highest, place_of(n)))
+        return max(names, key=place_of, default=None)
+
+    def _order(self) -> list[str]:
+        """I3: for each life of a consumer, (followed claim, step) never fell."""
+        claims = Claims(self._channel)
+        reasons = ((process, claims.follows(given)) for process, given in sorted(self._told.given.items()))
+        return [f"{process}: {reason}" for process, reason in reasons if reason is not None]
+
+    def _lost(self, committed: set[str], names: set[str], claims: Claims) -> Iterator[str]:
+        line = [place_of(name) for name in committed if claims.descends(claims.highest, place_of(name))]
+        newest = max(line, default=None)
+        there = [place_of(name) for name in names if claims.descends(claims.highest, place_of(name))]
+        if newest is not None and not any(place >= newest for place in there):
+            yield f"{newest} was committed, is the newest of cycle {claims.highest}, and is gone: {sorted(there)}"
+
+    def _torn(self, names: set[str]) -> Iterator[str]:
+        """Versions whose files are not what was meant; one that is retired while it is read is none."""
+        for name in sorted(names):
+            directory = self._channel / "versions" / name
+            try:
+                files = digests(directory)
+                whole = (directory / "manifest.json").exists() and (directory / "STABLE").exists()
+            except FileNotFoundError:
+                files, whole = {}, False
+            if whole and self._told.right(name, files):
+                self._right.add(name)
+            elif name in self._versions():
+                yield f"{name} is torn: {files}"
+
+    def _versions(self) -> set[str]:
+        return {path.name for path in (self._channel / "versions").iterdir()}
+
+    def _announced(self) -> set[str]:
+        """What stands in any sweeper's file as going."""
+        announced: set[str] = set()
+        for path in (self._channel / "sweepers").glob("*.json"):
+            announced |= set(json.loads(path.read_bytes())["tombstones"])
+        return announced
+
+    def _sizes(self) -> Iterator[int]:
+        for path in self._channel.rglob("*"):
+            try:
+                yield path.lstat().st_size
+            except FileNotFoundError:
+                continue
