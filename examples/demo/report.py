@@ -1,0 +1,213 @@
+"""What the demo shows at the end: every version with its losses and its fate, and the claims with their evidence."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+
+from examples.demo.plan import FENCED, SERVERS, TRAINERS, Places, Plan
+from examples.demo.process import Report, Said
+from holdfast.channel.events import Event, read_events
+
+SAME_LOSS = 1e-3
+
+
+@dataclasses.dataclass
+class Witnessed:
+    """What main saw from outside, beside what the processes say of themselves."""
+
+    torn: str = ""
+    frozen_s: float = 0.0
+    frozen_holds: dict[str, bool] = dataclasses.field(default_factory=dict)  # version -> still there at the end
+    frozen_published: int = 0
+    frozen_swept: int = 0
+    late_refused: dict[str, str] = dataclasses.field(default_factory=dict)
+    late_given: str = ""
+    left: dict[str, str] = dataclasses.field(default_factory=dict)  # version -> why it stays
+    garbage: str = ""
+    codes: dict[str, int | None] = dataclasses.field(default_factory=dict)
+
+
+def names(versions: Iterable[object]) -> str:
+    """Versions by cycle and step: `c2 s100`."""
+    return ", ".join(_short(str(version)) for version in sorted(map(str, versions))) or "nothing"
+
+
+def spoken(said: Said) -> str:
+    """One line of a report as main tells it while it happens; "" for what is not told."""
+    match said.event:
+        case "opened":
+            begins = f"starts from {names([said.version])}" if said.version else "starts from nothing"
+            return f"publishes as cycle {said.cycle} and {begins}"
+        case "used":
+            rewound = f"   REWOUND from {names([said.rewound_from])}" if said.rewound_from else ""
+            return f"uses {names([said.version])}: held-out loss {said.loss:.3f}{rewound}"
+        case "woke":
+            return f"reads what it held when it was frozen again: {names([said.version])}, loss {said.loss:.3f}"
+        case "fenced":
+            return f"is refused: {said.reason}"
+        case "lost":
+            return f"was frozen for longer than its lease, and lost {names([said.version])}"
+        case "ended":
+            return f"has used the last version, and ends; {said.reason}"
+    return ""
+
+
+class Story:
+    """The reports of all processes and the event files of the channel, side by side."""
+
+    def __init__(self, places: Places) -> None:
+        self.said = {name: Report(places.report(name)).said() for name in (*TRAINERS, *SERVERS)}
+        self.events: dict[str, list[Event]] = defaultdict(list)
+        files = (places.channel / "events").glob("*.jsonl")
+        for event in sorted((event for path in files for event in read_events(path)), key=lambda event: event.time):
+            self.events[event.event].append(event)
+
+    def of(self, process: str, event: str) -> list[Said]:
+        return [said for said in self.said[process] if said.event == event]
+
+    def published(self) -> list[Said]:
+        every = (said for name in TRAINERS for said in self.of(name, "published"))
+        return sorted(every, key=lambda said: said.version)
+
+    def losses(self, process: str) -> dict[str, float]:
+        return {said.version: said.loss for said in self.of(process, "used")}
+
+
+def conclude(places: Places, plan: Plan, witnessed: Witnessed, took_s: float) -> int:
+    """Print it all; the demo's exit code."""
+    story = Story(places)
+    _print_versions(story, witnessed)
+    _print_incidents(story, witnessed, plan)
+    _print_completions(story)
+    print("\nclaims")
+    claims = list(_claims(story, witnessed, plan))
+    for claim, evidence in claims:
+        print(f"  {'yes' if evidence else 'NO ':3}  {claim}{f': {evidence}' if evidence else ''}")
+    held = all(evidence for _, evidence in claims)
+    print(f"\n{'every claim holds' if held else 'NOT every claim holds'}, in {took_s:.0f} s")
+    return 0 if held else 1
+
+
+def _print_versions(story: Story, witnessed: Witnessed) -> None:
+    swept = {event.version: event.reason for event in story.events["swept"]}
+    losses = [story.losses(name) for name in SERVERS]
+    print("\n cycle   step   inference-a   inference-b   in the end   (held-out loss, nats per token)")
+    for said in story.published():
+        fate = f"swept: {swept[said.version]}" if said.version in swept else witnessed.left.get(said.version, "")
+        cells = "".join(f"{each[said.version]:14.3f}" if said.version in each else f"{'–':>14}" for each in losses)
+        print(f"{said.cycle:6}{said.step:7}{cells}   {fate}")
+    print("–: not used, since a newer one was there already when the process looked")
+
+
+def _print_incidents(story: Story, witnessed: Witnessed, plan: Plan) -> None:
+    published = story.published()
+    swept = {event.version for event in story.events["swept"]}
+    used = {said.version for name in SERVERS for said in story.of(name, "used")}
+    print(f"\n{len(published)} published, {len(used)} used, {len(swept)} swept, {len(witnessed.left)} left\n")
+    for event in story.events["claimed"]:
+        print(f"claimed     cycle {event.fields.get('cycle')}: {event.reason}")
+    for name in SERVERS:
+        for said in story.of(name, "used"):
+            if said.rewound_from:
+                print(f"rewound     {name} from {names([said.rewound_from])} to {names([said.version])}")
+    for event in story.events["garbage"]:
+        print(f"swept       unfinished publishes: {', '.join(event.fields.get('names', ()))}")
+    for name in TRAINERS:
+        for said in story.of(name, "fenced"):
+            print(f"refused     step {plan.zombie_at} of {name}: {said.reason}")
+    for version, reason in witnessed.late_refused.items():
+        print(f"refused     {names([version])} by the server that came late: {reason}")
+
+
+def _print_completions(story: Story) -> None:
+    used = story.of(SERVERS[0], "used")
+    print("\ncompletions, by the first version and by the last")
+    for first, last in zip(used[0].completions, used[-1].completions, strict=True):
+        print(f"  {first}\n  {last}\n")
+
+
+def _claims(story: Story, witnessed: Witnessed, plan: Plan) -> Iterator[tuple[str, str]]:
+    """Each claim with its evidence; no evidence, no claim."""
+    for name in SERVERS:
+        yield f"the loss that {name} measured fell", _fell(story.of(name, "used"), plan)
+    yield "both measured the same loss for the same version", _same_losses(story)
+    yield "both were told of both rewinds", _both_rewound(story)
+    yield "a resumed trainer repeats what was lost: same step, same loss", _repeats(story)
+    killed = witnessed.torn if _nobody_saw(story, 1, plan.kill_at) else ""
+    yield "trainer 1 was killed in the middle of a publish, and nobody ever saw that version", killed
+    yield "inference-a still found what it held when it was frozen", _found_after_freeze(story, witnessed)
+    yield "the zombie was told that it is replaced, and nobody saw what it wrote", _zombie(story, witnessed, plan)
+    yield "a damaged version was refused, and the one before it given", _late(witnessed)
+    yield "nothing is left unfinished in the channel", "" if witnessed.garbage else "staging/ is empty"
+    yield "everybody else has ended by itself", _ended(witnessed)
+
+
+def _fell(used: list[Said], plan: Plan) -> str:
+    if not used or used[-1].step != plan.steps or used[-1].loss > used[0].loss - plan.fall:
+        return ""
+    return f"{used[0].loss:.3f} to {used[-1].loss:.3f}"
+
+
+def _same_losses(story: Story) -> str:
+    a, b = (story.losses(name) for name in SERVERS)
+    both = a.keys() & b.keys()
+    same = all(abs(a[version] - b[version]) < SAME_LOSS for version in both)
+    return f"{len(both)} versions" if both and same else ""
+
+
+def _both_rewound(story: Story) -> str:
+    """The cycles that each process was taken back from."""
+    seen = [[said.rewound_from[1:7] for said in story.of(name, "used") if said.rewound_from] for name in SERVERS]
+    return "from cycle 1, then from cycle 2" if seen == [["000001", "000002"]] * len(SERVERS) else ""
+
+
+def _repeats(story: Story) -> str:
+    """Versions of one step in two cycles have one loss: the checkpoint brought everything back."""
+    by_step: dict[int, dict[str, float]] = defaultdict(dict)
+    for name in SERVERS:
+        for said in story.of(name, "used"):
+            by_step[said.step][said.version] = said.loss
+    twice = {step: losses.values() for step, losses in by_step.items() if len(losses) > 1}
+    same = all(max(losses) - min(losses) < SAME_LOSS for losses in twice.values())
+    return f"steps {', '.join(map(str, sorted(twice)))}" if twice and same else ""
+
+
+def _nobody_saw(story: Story, cycle: int, step: int) -> bool:
+    """Nothing that anybody did names a version of this cycle and step."""
+    prefix = f"c{cycle:06d}-s{step:08d}-"
+    events = (event.version or "" for events in story.events.values() for event in events)
+    said = (said.version for each in story.said.values() for said in each)
+    return not any(version.startswith(prefix) for version in (*events, *said))
+
+
+def _found_after_freeze(story: Story, witnessed: Witnessed) -> str:
+    losses, woke = story.losses("inference-a"), story.of("inference-a", "woke")
+    same = bool(woke) and all(abs(losses[said.version] - said.loss) < SAME_LOSS for said in woke)
+    if not (same and witnessed.frozen_swept and witnessed.frozen_holds and all(witnessed.frozen_holds.values())):
+        return ""
+    return (
+        f"{names(witnessed.frozen_holds)}, after {witnessed.frozen_s:.0f} s in which {witnessed.frozen_published} "
+        f"versions were published and {witnessed.frozen_swept} of these swept"
+    )
+
+
+def _zombie(story: Story, witnessed: Witnessed, plan: Plan) -> str:
+    said = story.of("trainer-2", "fenced")
+    told = witnessed.codes.get("trainer-2") == FENCED and said
+    return said[-1].reason if told and _nobody_saw(story, 2, plan.zombie_at) else ""
+
+
+def _late(witnessed: Witnessed) -> str:
+    given, refused = witnessed.late_given, witnessed.late_refused
+    return f"{names([given])} for {names(refused)}" if refused and given and given not in refused else ""
+
+
+def _ended(witnessed: Witnessed) -> str:
+    others = {name: code for name, code in witnessed.codes.items() if name not in ("trainer-1", "trainer-2")}
+    return ", ".join(others) if others and all(code == 0 for code in others.values()) else ""
+
+
+def _short(version: str) -> str:
+    return f"c{int(version[1:7])} s{int(version[9:17])}"
