@@ -13,8 +13,15 @@ import msgspec
 from holdfast.channel.events import EventLog
 from holdfast.channel.observe import Observer
 from holdfast.channel.storage import Entry, Storage
-from holdfast.core.bounds import BEATS_PER_LEASE, LEASE_LOCAL_S, LEASE_NETWORK_S, check_lease, check_seconds
-from holdfast.core.names import Version, check_path
+from holdfast.core.bounds import (
+    BEATS_PER_LEASE,
+    BOUND_S_MAX,
+    LEASE_LOCAL_S,
+    LEASE_NETWORK_S,
+    check_lease,
+    check_seconds,
+)
+from holdfast.core.names import Version, path_problem
 from holdfast.core.records import BOUND_UNKNOWN_S, RECORD_BYTES_MAX, ChannelRecord, Party, Term, decode, encode
 from holdfast.core.retention import Retention
 from holdfast.errors import ConflictError, HoldfastError, IntegrityError, NotVisibleError, UnavailableError, UsageError
@@ -60,7 +67,7 @@ class Channel:
     ) -> None:
         self.store = _storage(place)
         self.claims = self.store if claims is None else _storage(claims)
-        if legacy and ("/" in check_path(legacy) or legacy in _OURS):
+        if legacy and _legacy_problem(legacy):
             raise UsageError(f"legacy={legacy!r} must be a plain name of its own", code="bad_legacy")
         self._run = run
         self._legacy = legacy
@@ -202,15 +209,18 @@ class Channel:
         self._record = self._read()
 
     def _read(self) -> ChannelRecord:
-        data = self.store.read(CHANNEL, limit_bytes=RECORD_BYTES_MAX)
         try:
+            data = self.store.read(CHANNEL, limit_bytes=RECORD_BYTES_MAX)
             record = decode(data, ChannelRecord, path=f"{self.name}/{CHANNEL}")
         except IntegrityError as error:
             raise UsageError(
                 str(error), code="newer_format" if error.code == "newer_format" else "not_a_channel", hint=error.hint
             ) from error
-        if record.legacy and ("/" in record.legacy or record.legacy in _OURS or record.legacy.startswith(".")):
+        if record.legacy and (_legacy_problem(record.legacy) or record.legacy.startswith(".")):
             raise UsageError(f"{self.name}: bad legacy directory {record.legacy!r}", code="not_a_channel")
+        bound_s = record.visibility_bound_s
+        if bound_s is not None and not 0.0 <= bound_s <= BOUND_S_MAX:
+            raise UsageError(f"{self.name}: bad visibility_bound_s {bound_s!r}", code="not_a_channel")
         return record
 
     def _make(self) -> None:
@@ -242,6 +252,11 @@ class Channel:
                 hint="give an empty directory, or one that does not exist yet",
                 found=foreign[:10],
             )
+
+
+def _legacy_problem(name: str) -> str | None:
+    """Why `name` cannot be the legacy directory's, or None if it can."""
+    return path_problem(name) or ("not a plain name of its own" if "/" in name or name in _OURS else None)
 
 
 def is_read_only(error: HoldfastError) -> bool:

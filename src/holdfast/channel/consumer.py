@@ -96,23 +96,24 @@ class Consumer:
     # Opening and closing
 
     def open(self) -> None:
-        """Register with the channel if it is there already; idempotent.
+        """Register with the channel; where it is not there yet, or its storage is away, the iteration does. Idempotent.
 
         Raises:
             UsageError: code "not_a_channel", "newer_format"; "cannot_hold": no right to write here, and no staging.
         """
+        try:
+            self._open()
+        except UnavailableError as error:
+            self._life.say_idle(f"waiting: {error}", code=error.code)
+
+    def _open(self) -> None:
         if self._closed:
             raise UsageError(f"consumer {self.name} is closed", code="closed", hint="make a new one")
-        if self._opened:
-            return
-        try:
+        if not self._opened:
             self.channel.open()
-        except NotVisibleError as error:
-            self._life.say_idle(f"waiting: {error}")
-            return
-        self._life.begin()
-        self._opened = True
-        self._waiter.attach()
+            self._life.begin()
+            self._opened = True
+            self._waiter.attach()
 
     def close(self) -> None:
         """End the iteration, the holds (or leave them, on_close="keep") and the beats; idempotent."""
@@ -220,10 +221,8 @@ class Consumer:
             IntegrityError: code "refused": its bytes are not what its manifest promises.
         """
         version = version if isinstance(version, Version) else require_version(version)
-        self.open()
-        if not self._opened:
-            raise NotVisibleError(f"{self.channel.name}: there is no channel here (yet)", code="no_channel")
         with self._taking:
+            self._open()
             given, refused = self._hold(version)
         if given is not None:
             return self._handle(given)

@@ -7,7 +7,6 @@ and one device, where one kernel's cache answers everybody.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 
 from holdfast.core.records import Party
@@ -16,6 +15,8 @@ from holdfast.errors import UsageError
 LEASE_LOCAL_S = 60.0
 LEASE_NETWORK_S = 300.0
 BEATS_PER_LEASE = 12
+BOUND_S_MAX = 3600.0  # what a record may state; no mount is later, and an absurd one must not stop all sweeping
+SECONDS_MAX = 1e9
 
 
 def bound_s(parties: Iterable[Party]) -> float:
@@ -23,7 +24,7 @@ def bound_s(parties: Iterable[Party]) -> float:
     parties = tuple(parties)
     if len({(party.host, party.device) for party in parties}) <= 1:
         return 0.0
-    return max(max(0.0, party.bound_s) for party in parties)
+    return max(min(max(0.0, party.bound_s), BOUND_S_MAX) for party in parties)
 
 
 def settle_s(bound: float) -> float:
@@ -38,7 +39,7 @@ def beat_s(lease_s: float) -> float:
 
 def check_seconds(name: str, value: object) -> float:
     """`value` if it is a length of time. UsageError code "bad_seconds": negative, endless or no number."""
-    if not isinstance(value, int | float) or not 0.0 <= value < math.inf:
+    if not isinstance(value, int | float) or not 0.0 <= value <= SECONDS_MAX:
         raise UsageError(f"{name}={value!r} is no length of time", code="bad_seconds", hint="give seconds, 0 or more")
     return float(value)
 
