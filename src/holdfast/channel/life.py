@@ -107,8 +107,11 @@ class Life:
                     return None
                 if isinstance(event, _OF_GIVEN) and event.version not in self.state.given:
                     return None
-                lives = self._lives
+                lives, before = self._lives, self.state.refused
                 self.state, effects = consume.step(self.state, event, self.mode)
+                refused = self.state.refused - before
+            for version, reason in refused if not isinstance(event, consume.Reject) else ():
+                self._events.emit("refused", reason, version=version)
             for effect in effects:
                 follows = self._do(effect)
                 if isinstance(follows, Given):
@@ -199,7 +202,7 @@ class Life:
             case consume.CheckLease(version):
                 return consume.LeaseRead(version, self._register.look().expired)
             case consume.Check(version, again):
-                return self._check(version, again)
+                return self._checker.check(version, again=again)
             case consume.Give(version, rewound_from):
                 return self._give(version, rewound_from)
             case consume.Acknowledged(version):
@@ -209,12 +212,6 @@ class Life:
             case consume.Idle(reason, stale):
                 self.say_idle(reason, stale=stale)
         return None
-
-    def _check(self, version: Version, again: bool) -> consume.Event:
-        verdict = self._checker.check(version, again=again)
-        if isinstance(verdict, consume.Damaged):
-            self._events.emit("refused", verdict.reason, version=version)
-        return verdict
 
     def _give(self, version: Version, rewound_from: Version | None) -> Given:
         manifest, path = self._checker.result(version)
