@@ -63,6 +63,10 @@ class Register:
             number = max((life.number for life in older), default=0) + 1
             self._life = Incarnation(self._name, number, secrets.token_hex(4))
             inherited = _inherit(state, [seen.record for _, seen in sorted(records.items()) if seen.record], copies)
+            if self._mode.every and inherited.last is None:
+                # It goes on after what it has done with; else a consumer that dies often would begin anew each time,
+                # and everything after its beginning would wait for it.
+                inherited = msgspec.structs.replace(inherited, last=inherited.acknowledged)
             self._beats = 1
             began_s = clock_s()
             self._channel.claims.create(self._path, encode(self._record(inherited)))
@@ -167,18 +171,23 @@ class Register:
     def _check_younger(self, lives: tuple[Incarnation, ...]) -> None:
         younger = self._younger_of(lives)
         if younger:
-            raise ConflictError(
-                f"another process has taken over the name {self._name}: {younger[-1]}",
-                code="superseded_consumer",
-                hint="stop this one, or give each process a name of its own",
-                younger=str(younger[-1]),
-            )
+            raise self._superseded_by(younger[-1])
+
+    def _superseded_by(self, younger: Incarnation) -> ConflictError:
+        return ConflictError(
+            f"another process has taken over the name {self._name}: {younger}",
+            code="superseded_consumer",
+            hint="stop this one, or give each process a name of its own",
+            younger=str(younger),
+        )
 
     def _younger_of(self, lives: tuple[Incarnation, ...]) -> tuple[Incarnation, ...]:
         return tuple(life for life in lives if self._life is not None and life.number > self._life.number)
 
     def _check_alone(self, lives: tuple[Incarnation, ...]) -> None:
         self._check_younger(lives)
+        if self._life not in lives and lives:  # its file was removed, and then the numbers began anew
+            raise self._superseded_by(lives[-1])
         if self._life not in lives:
             raise ConflictError(
                 f"the file of {self._life} is gone: it was taken for dead",
@@ -233,5 +242,6 @@ def _inherit(state: Consume, records: list[ConsumerRecord], copies: frozenset[st
             | {(version, reason) for name, reason in record.refused.items() for version in versions_in((name,))},
             acknowledged=next(iter(kept), state.acknowledged),
             acknowledged_cycle=record.acknowledged_cycle or state.acknowledged_cycle,
+            claim=max(state.claim, record.acknowledged_cycle),
         )
     return state
