@@ -135,6 +135,7 @@ class Driver:
         self._living: list[Living] = []
         self._round = 0
         self._number = 0
+        self._resting = False
         self.report = Report(seed)
 
     def run(self, kills: int, limit_s: float) -> Report:
@@ -156,6 +157,7 @@ class Driver:
     # One round
 
     def _storm(self, kills: int, deadline_s: float) -> None:
+        self._resting = False
         for slot in SLOTS:
             self._start(slot)
         check_s = 0.0
@@ -192,8 +194,10 @@ class Driver:
 
     def _rest(self) -> None:
         """Kill everybody and see that one thorough sweep and one fresh consumer find all as it should be."""
+        self._resting = True
         for living in tuple(self._living):
             self._signal(living, signal.SIGKILL)
+        assert not self._living
         if self.report.problems:
             return
         self.report.problems += self._checker.at_rest()
@@ -262,7 +266,7 @@ class Driver:
             if status != 0:
                 errors = [path.read_text() for path in (self._base / "errors").iterdir() if path.stat().st_size]
                 self.report.problems.append(f"{living.slot} ended with status {status}: {errors[:3]}")
-            elif all(other.slot is not living.slot for other in self._living):
+            elif not self._resting and all(other.slot is not living.slot for other in self._living):
                 self._start(living.slot)
 
 

@@ -143,6 +143,8 @@ class _User:
         if first is None:
             return
         self._journal.say(word, version=str(held.name), files=first, rewound_from=rewound)
+        # One that was taken over from the life before may be given again: a version is held once, however often given.
+        self._kept = [kept for kept in self._kept if kept.name != held.name]
         if self._rng.random() < 0.8 and not self._acknowledge(held):
             return
         _rest(self._rng.choice((0.0, 0.0, 0.02, 0.1)))
@@ -187,12 +189,12 @@ class _User:
             return self._missing(held, str(error))
 
     def _missing(self, held: holdfast.HeldVersion, reason: str) -> None:
-        if not self._staged:
-            try:
-                held.acknowledge()
-            except holdfast.ConflictError as error:
-                if error.code != "lease_lost":
-                    raise
+        try:
+            held.acknowledge()
+        except holdfast.ConflictError as error:
+            if error.code != "lease_lost":
+                raise  # a younger process has the name, and tidied the older one's copies away
+            if not self._staged:  # a copy stays, whatever becomes of its lease
                 self._journal.say("lost", version=str(held.name))
                 return
         self._journal.say("violation", version=str(held.name), reason=f"held, and {reason}")

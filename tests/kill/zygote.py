@@ -85,7 +85,10 @@ def _signal(pid: int, number: int, alive: set[int], ended: dict[int, int]) -> in
     if number != signal.SIGKILL:
         return None
     alive.discard(pid)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if status != -signal.SIGKILL:
+        ended[pid] = status  # it was quicker
+    return status
 
 
 def _reap(alive: set[int]) -> dict[int, int]:
