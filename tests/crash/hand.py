@@ -20,7 +20,7 @@ class Hand:
         self._live: dict[object, Callable[[], None]] = {}
 
     def begin(self, life: int) -> None:
-        """The machine starts for the `life`-th time: its clock begins anew, and names are drawn as in no life before."""
+        """The machine starts for the `life`-th time: the clock begins anew, names are drawn as in no life before."""
         self.now_s = 1000.0
         self._life = life
         self._drawn = 0

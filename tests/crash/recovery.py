@@ -14,7 +14,7 @@ TICKS = 16  # the dead are silent for two leases after ten, and buried by the ne
 
 
 def recover(world: World) -> None:
-    """Resume, publish, serve, sweep. Fails where the crash left anything that doesn't work, or a dead publisher's garbage."""
+    """Resume, publish, serve, sweep. Fails where anything doesn't work, or a dead publisher's garbage stays."""
     _go_on(world)
 
 

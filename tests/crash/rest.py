@@ -9,7 +9,7 @@ from holdfast.channel.posix import PosixStorage
 from holdfast.core.manifest import MANIFEST, STABLE
 from holdfast.core.names import parse_version
 from holdfast.testing import SimulatedDisk
-from tests.crash.world import ROOT, Told, World, files_of
+from tests.crash.world import ROOT, World, files_of
 
 _DIRECTORIES = r"cycles|versions|staging|pins|consumers|sweepers|events|broadcasts|broadcasts/c\d{6}"
 _RECORDS = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import pytest
@@ -39,8 +40,8 @@ class Concert:
             act()
         except PowerCut:
             self.dead.add(party)
-        except NotVisibleError as error:
-            assert error.code == "no_channel", "the publisher died while it made the channel"
+        except NotVisibleError:  # the publisher died while it made the channel
+            assert "publisher" in self.dead
         check_at_rest(self.world)
 
     def open_publisher(self) -> None:
@@ -75,7 +76,7 @@ class Concert:
         self.turn("sweeper", self.sweep)
         self.turn("server", self.serve)
         for step in (2, 3, 4):
-            self.turn("publisher", lambda: self.publish(step))
+            self.turn("publisher", functools.partial(self.publish, step))
             self.turn("sweeper", self.sweep)
         self.world.pass_time()
         self.turn("server", self.serve)
@@ -114,7 +115,7 @@ def test_a_death_at_any_operation_harms_nobody_else(dying: str, hand: Hand, effo
     total = whole.ops[dying].num_made
     whole.world.abandon()
     assert total > 30
-    for at in range(0, total, 1 if effort > 1 else 2):
+    for at in range(0, total, 1 if effort > 1 else 3):
         concert = Concert(hand, dying, at)
         concert.play()
         assert concert.dead == {dying}
