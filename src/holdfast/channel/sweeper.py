@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 TICK_S_MIN = 0.5
 TICKS_PER_LEASE = 60
 LOOKS_PER_LEASE = 8
+PASSES_WHEN_KNOWN = 2  # one removes what the dead had needed, the next the links to it
 
 
 class Swept(msgspec.Struct, frozen=True):
@@ -141,9 +142,9 @@ class Sweeper:
         swept = self._pass()
         if thorough:
             self._start_beats()
-            known = False
-            while not (known or (swept.fenced_by and self._publishers) or self._stopping.wait(self._tick_s)):
-                known = self._all_known()  # before the pass, which then acts on it
+            left = PASSES_WHEN_KNOWN
+            while left and not (swept.fenced_by and self._publishers) and not self._stopping.wait(self._tick_s):
+                left -= self._all_known()  # before the pass, which then acts on it
                 swept = _together(swept, self._pass())
         return swept
 
