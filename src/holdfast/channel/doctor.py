@@ -95,22 +95,9 @@ def examine(
         raise UsageError(f"{root} is no directory", code="no_directory", hint="make it, or mount it, first")
     probes: list[Probe] = []
     with _workplace(root) as place:
-        for probe in (
-            _kind,
-            _small_writes,
-            _directory_sync,
-            _rename_directory,
-            _replace,
-            _exclusive_create,
-            _link,
-            _symlink,
-            _modes,
-            _other_user,
-            _free_space,
-            _notification,
-        ):
-            progress(probe.__name__.strip("_").replace("_", " "))
-            probes.append(_tried(probe, place))
+        for name, needed, probe in _PROBES:
+            progress(name)
+            probes.append(_tried(name, needed, probe, place))
         progress("speed")
         probes += _speed(place, num_bytes, seconds)
     healthy = not any(probe.needed and probe.verdict == BROKEN for probe in probes)
@@ -130,19 +117,17 @@ def _workplace(root: pathlib.Path) -> Iterator[pathlib.Path]:
             shutil.rmtree(place)
 
 
-def _tried(probe: Callable[[pathlib.Path], Probe], place: pathlib.Path) -> Probe:
+def _tried(name: str, needed: bool, probe: Callable[[pathlib.Path], Probe], place: pathlib.Path) -> Probe:
     """The probe's answer; an error of the system is one, too."""
     try:
         return probe(place)
     except OSError as error:
-        name = probe.__name__.strip("_").replace("_", " ")
-        needed = probe in (_small_writes, _rename_directory, _replace, _exclusive_create, _link)
         return Probe(
             name=name,
             verdict=BROKEN,
             needed=needed,
             found=f"{errno.errorcode.get(error.errno or 0, '?')}: {error.strerror}",
-            meaning="Holdfast cannot keep a channel here" if needed else "see docs/cli.md, doctor",
+            meaning="Holdfast cannot keep a channel here" if needed else "nothing that a channel cannot do without",
             todo="use another file system, or other mount options" if needed else "",
         )
 
@@ -273,8 +258,9 @@ def _race(name: str, attempt: Callable[[int, int], None]) -> Probe:
 
 def _symlink(place: pathlib.Path) -> Probe:
     try:
-        os.symlink("record", place / "symlink")
-        works = (place / "symlink").read_bytes() == b"newer"
+        _write(place / "target", b"target")
+        os.symlink("target", place / "symlink")
+        works = (place / "symlink").read_bytes() == b"target"
     except OSError:
         works = False
     return Probe(
@@ -452,3 +438,19 @@ def _write(path: pathlib.Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+
+
+_PROBES: tuple[tuple[str, bool, Callable[[pathlib.Path], Probe]], ...] = (
+    ("file system", True, _kind),
+    ("small writes", True, _small_writes),
+    ("directory sync", False, _directory_sync),
+    ("rename of a directory", True, _rename_directory),
+    ("replace a file", True, _replace),
+    ("exclusive create", True, _exclusive_create),
+    ("link", True, _link),
+    ("symlink", False, _symlink),
+    ("modes", False, _modes),
+    ("another uid", False, _other_user),
+    ("free space", True, _free_space),
+    ("notification", False, _notification),
+)

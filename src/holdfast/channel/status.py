@@ -19,7 +19,7 @@ from holdfast.channel.older import Older
 from holdfast.core import liveness
 from holdfast.core.lineage import Claim, Lineage, candidates
 from holdfast.core.names import Incarnation, Version, parse_version
-from holdfast.core.records import BeatRecord, ConsumerRecord, SweeperRecord, versions_in
+from holdfast.core.records import BeatRecord, ConsumerRecord, Party, SweeperRecord, versions_in
 from holdfast.core.retention import Retention
 from holdfast.errors import UsageError
 
@@ -61,6 +61,11 @@ class Survey(msgspec.Struct, frozen=True):
             for key, seen in sorted(self.sweepers.items())
             if seen.record is not None and version in versions_in(seen.record.tombstones)
         ]
+
+    def parties(self) -> list[Party]:
+        """Where the consumers and sweepers whose files can be read see the channel from."""
+        sweepers = [seen.record.party for seen in self.sweepers.values() if seen.record is not None]
+        return [record.party for _, record in self.records()] + sweepers
 
     def records(self) -> Iterable[tuple[Incarnation, ConsumerRecord]]:
         """The consumers' files that can be read."""

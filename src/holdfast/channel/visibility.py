@@ -8,7 +8,8 @@ consumer looks, until it sees that, and notes its own clock again. What has pass
 
     lateness of the ask + the writer's work + lateness of the answer + both sides' polling,
 
-none of them negative, so it bounds the lateness in *either* direction from above; only the reader's clock was read. The pauses grow, since caches trust a directory for longer the longer it stood still.
+none of them negative, so it bounds the lateness in *either* direction from above; only the reader's
+clock was read. The pauses grow, since caches trust a directory for longer the longer it stood still.
 
 The bound is the largest time that was seen, doubled (a longer run might have seen a larger one), and 1 s at least.
 """
@@ -23,7 +24,7 @@ import socket
 import statistics
 import threading
 from collections.abc import Callable, Iterable
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import TypeVar
 
 import msgspec
@@ -127,7 +128,7 @@ class Writer:
             self._say(f"now run on the other machine: holdfast doctor {self._path} --read")
             done = self._answer()
         finally:
-            with os_errors(SESSION):
+            with os_errors(SESSION), suppress(FileNotFoundError):
                 shutil.rmtree(self._place)
         return _result(self._path, "write", self._hello, done.reader, done.ways)
 
@@ -252,7 +253,7 @@ class Reader:
         threading.Event().wait(pause_s)
         ask = msgspec.json.encode(_Ask(round=number, way=way))
         began_s = clock_s()
-        self._store.create(f"reader/ask-{number:06d}.json", ask)
+        self._try(lambda: self._store.create(f"reader/ask-{number:06d}.json", ask) is None)
         _until(
             lambda: self._try(lambda: look(number, began_s)),
             ROUND_S_MAX,

@@ -10,6 +10,7 @@ from cyclopts import Parameter
 from holdfast.channel.channel import CHANNEL, Channel
 from holdfast.channel.doctor import BROKEN, SLOW, Diagnosis, Probe, examine
 from holdfast.channel.visibility import Reader, Visibility, Writer, store_bound
+from holdfast.cli.options import Flag
 from holdfast.cli.output import DONE, UNHEALTHY, Out, facts, table, text
 from holdfast.errors import UsageError
 
@@ -23,12 +24,12 @@ def doctor(
     path: pathlib.Path,
     /,
     *,
-    write: Annotated[bool, Parameter(negative="")] = False,
-    read: Annotated[bool, Parameter(negative="")] = False,
+    write: Flag = False,
+    read: Flag = False,
     seconds: float | None = None,
     num_bytes: Annotated[int, Parameter(name="--bytes")] = 256 * 10**6,
     patience: float = 600.0,
-    json: Annotated[bool, Parameter(negative="")] = False,
+    json: Flag = False,
 ) -> int:
     """Find out what the file system at PATH can do; exit code 3 if something that Holdfast needs is missing.
 

@@ -16,25 +16,34 @@ from holdfast.cli.output import INTERRUPTED, clean, report
 from holdfast.errors import HoldfastError, UsageError
 
 LOOK, CHANGE, CHECK = Group("Look", sort_key=1), Group("Change", sort_key=2), Group("Check", sort_key=3)
+# Where each command is, and its line in `holdfast --help`, which imports none of them.
+COMMANDS = {
+    "status": ("holdfast.cli.status:status", LOOK, "Who serves and holds what; what goes next, and why."),
+    "ls": ("holdfast.cli.listing:ls", LOOK, "List the versions of a channel."),
+    "show": ("holdfast.cli.listing:show", LOOK, "Show one version: its manifest, files and holders."),
+    "publish": ("holdfast.cli.publishing:publish", CHANGE, "Publish a directory as a new version."),
+    "pin": ("holdfast.cli.keeping:pin", CHANGE, "Keep a version until it is unpinned."),
+    "unpin": ("holdfast.cli.keeping:unpin", CHANGE, "Let a pinned version go by the usual rules."),
+    "sweep": ("holdfast.cli.sweeping:sweep", CHANGE, "Delete what nobody needs."),
+    "verify": ("holdfast.cli.verifying:verify", CHECK, "Read versions whole and check every byte."),
+    "doctor": ("holdfast.cli.doctor:doctor", CHECK, "Find out what a file system can do."),
+}
 
-app = App(
-    name="holdfast",
-    help="Hands weights from a trainer to its inference servers, safely, over any shared directory.",
-    version=__version__,
-    help_epilogue="Exit codes: 0 done, 1 failed, 2 usage, 3 unhealthy, 4 conflict or fenced, 75 try again later.",
-)
-app["--help"].group = "Options"
-app["--version"].group = "Options"
-app.command("holdfast.cli.status:status", group=LOOK, help="Who serves and holds what; what goes next, and why.")
-app.command("holdfast.cli.listing:ls", group=LOOK, help="List the versions of a channel.")
-app.command("holdfast.cli.listing:show", group=LOOK, help="Show one version: its manifest, files and holders.")
-app.command("holdfast.cli.publishing:publish", group=CHANGE, help="Publish a directory as a new version.")
-app.command("holdfast.cli.keeping:pin", group=CHANGE, help="Keep a version until it is unpinned.")
-app.command("holdfast.cli.keeping:unpin", group=CHANGE, help="Let a pinned version go by the usual rules.")
-app.command("holdfast.cli.sweeping:sweep", group=CHANGE, help="Delete what nobody needs.")
-app.command("holdfast.cli.listing:verify", group=CHECK, help="Read versions whole and check every byte.")
-app.command("holdfast.cli.doctor:doctor", group=CHECK, help="Find out what a file system can do.")
-app.register_install_completion_command(group="Options", help="Install completion for bash, zsh or fish.")
+
+def build(words: Sequence[str] = ()) -> App:
+    """The command line. The command that `words` begin with tells of itself at length."""
+    app = App(
+        name="holdfast",
+        help="Hands weights from a trainer to its inference servers, safely, over any shared directory.",
+        version=__version__,
+        help_epilogue="Exit codes: 0 done, 1 failed, 2 usage, 3 unhealthy, 4 conflict or fenced, 75 try again later.",
+    )
+    app["--help"].group = "Options"
+    app["--version"].group = "Options"
+    for name, (place, group, line) in COMMANDS.items():
+        app.command(place, name=name, group=group, help=None if name in words[:1] else line)
+    app.register_install_completion_command(group="Options", help="Install completion for bash, zsh or fish.")
+    return app
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -46,7 +55,7 @@ def main(words: Sequence[str] | None = None) -> int:
     before_data = list(words[: words.index("--")] if "--" in words else words)
     as_json = "--json" in before_data
     try:
-        code = app(list(words), result_action="return_value", exit_on_error=False, print_error=False)
+        code = build(words)(list(words), result_action="return_value", exit_on_error=False, print_error=False)
         return code if isinstance(code, int) else 0
     except CycloptsError as error:
         return report(_usage(error, before_data), as_json=as_json)
@@ -62,8 +71,7 @@ def main(words: Sequence[str] | None = None) -> int:
 def _usage(error: CycloptsError, words: list[str]) -> UsageError:
     lines = " ".join(str(error).split())
     command = next((word for word in words if not word.startswith("-")), "")
-    known = command in app and command
-    return UsageError(lines, code="usage", hint=f"see `holdfast {command + ' ' if known else ''}--help`")
+    return UsageError(lines, code="usage", hint=f"see `holdfast {command + ' ' if command in COMMANDS else ''}--help`")
 
 
 def _terminated(number: int, frame: FrameType | None) -> None:

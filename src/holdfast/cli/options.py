@@ -13,7 +13,7 @@ from holdfast.core.lineage import candidates
 from holdfast.core.names import Version, parse_version
 from holdfast.errors import UsageError
 
-Json = Annotated[bool, Parameter(name="--json", negative="")]
+Flag = Annotated[bool, Parameter(negative="", show_default=False)]
 
 
 @Parameter(name="*")
@@ -21,7 +21,7 @@ Json = Annotated[bool, Parameter(name="--json", negative="")]
 class Common:
     """Options of every command on a channel."""
 
-    json: Annotated[bool, Parameter(negative="")] = False
+    json: Flag = False
     "Print JSON on stdout; errors too."
     claims: pathlib.Path | None = None
     "Where consumers/ and sweepers/ lie, if not in the channel."

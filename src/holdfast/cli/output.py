@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 DONE, FAILED, USAGE, UNHEALTHY, CONFLICT, TRY_LATER, INTERRUPTED = 0, 1, 2, 3, 4, 75, 130
 CELL_CHARACTERS_MAX = 400
 PIPE_COLUMNS = 240
-SLOW_S = 2.0
 _NO_RIGHT = frozenset({"errno_eacces", "errno_eperm", "errno_erofs"})
 _CODES: tuple[tuple[type[HoldfastError], int], ...] = (
     (UsageError, USAGE),

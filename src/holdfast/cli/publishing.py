@@ -7,7 +7,8 @@ import pathlib
 import re
 import secrets
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -18,14 +19,16 @@ from holdfast.channel.claiming import process_term
 from holdfast.channel.payload import Payload, directory_payload
 from holdfast.channel.publisher import Publisher
 from holdfast.channel.sources import local_error
-from holdfast.cli.options import COMMON, Common, resolve
+from holdfast.cli.options import COMMON, Common, Flag, resolve
 from holdfast.cli.output import DONE, Out, facts, num_bytes
 from holdfast.cli.schema import Published
+from holdfast.core import publish as protocol
 from holdfast.core.lineage import candidates
 from holdfast.core.names import Version
+from holdfast.core.publish import next_version
 from holdfast.core.records import Term
 from holdfast.core.retention import Retention
-from holdfast.errors import NotVisibleError, UsageError
+from holdfast.errors import HoldfastError, NotVisibleError, UsageError
 
 ADAPTER_CONFIG = "adapter_config.json"
 MODEL_CONFIG = "config.json"
@@ -40,9 +43,9 @@ def publish(
     *,
     step: int,
     kind: Literal["adapter", "full", "directory"] | None = None,
-    metadata: Annotated[list[str] | None, Parameter(negative="", consume_multiple=True)] = None,
+    metadata: Annotated[list[str] | None, Parameter(negative="")] = None,
     resume_from: str = "newest",
-    take_over: Annotated[bool, Parameter(negative="")] = False,
+    take_over: Flag = False,
     job: str | None = None,
     round_: Annotated[int, Parameter(name="--round")] = 0,
     wait: float | None = None,
@@ -70,6 +73,7 @@ def publish(
         keep_every: sweep afterwards, and keep the versions whose step is a multiple of this.
     """
     began_s = time.monotonic()
+    next_version(protocol.Publisher(), step, "000000")  # what no publisher would take is told before one is opened
     payload = _payload(directory, kind)
     described = _metadata(metadata or [])
     policy = _policy(keep_recent, keep_every)
@@ -80,7 +84,7 @@ def publish(
     before = _latest_job(opened)
     publisher = opened.publisher(policy, resume_from=start, term=term, take_over=take_over, wait_s=wait, sweep=False)
     with ExitStack() as stack:
-        with out.waiting("claiming the channel"):
+        with out.waiting("claiming the channel"), _rights():
             stack.enter_context(publisher)
         if before not in (None, term.job) and not _OWN_JOB.search(str(before)):
             out.say(f"cycle {publisher.cycle} replaces job {before}, which cannot publish here any more")
@@ -90,6 +94,17 @@ def publish(
         done = _published(opened, publisher, version, payload, before if before != term.job else None, removed, began_s)
     out.data(done, lambda screen: screen.print(facts(_rows(done))))
     return DONE
+
+
+@contextmanager
+def _rights() -> Iterator[None]:
+    """A start that cannot be held means one thing here: no right to write. The staging that is advised is no way."""
+    try:
+        yield
+    except UsageError as error:
+        if error.code == "cannot_hold" and isinstance(error.__cause__, HoldfastError):
+            raise error.__cause__ from None
+        raise
 
 
 def _published(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from holdfast.channel.status import ConsumerStatus, Status, StatusReader, retention_from
-from holdfast.cli.options import COMMON, Common
+from holdfast.cli.options import COMMON, Common, Flag
 from holdfast.cli.output import DONE, UNHEALTHY, Out, console, facts, num_bytes, table, text
 from holdfast.core.names import parse_version
 from holdfast.errors import UnavailableError, UsageError
@@ -26,10 +26,10 @@ def status(
     channel: pathlib.Path,
     /,
     *,
-    watch: Annotated[bool, Parameter(negative="")] = False,
+    watch: Flag = False,
     every: float = 1.0,
     watch_for: Annotated[float, Parameter(name="--for")] = 0.0,
-    all_versions: Annotated[bool, Parameter(name="--all", negative="")] = False,
+    all_versions: Annotated[bool, Parameter(name="--all", negative="", show_default=False)] = False,
     common: Common = COMMON,
 ) -> int:
     """Say who serves and holds what, what goes next, and why the rest stays. Changes nothing.

@@ -5,17 +5,17 @@ from __future__ import annotations
 import pathlib
 import threading
 import time
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import msgspec
-from cyclopts import Parameter
 
 from holdfast.channel.channel import Channel
 from holdfast.channel.status import survey
 from holdfast.channel.sweeper import Sweeper, Swept
-from holdfast.cli.options import COMMON, Common
+from holdfast.cli.options import COMMON, Common, Flag
 from holdfast.cli.output import DONE, Out, table, text
 from holdfast.cli.schema import Judged, SweepDone
+from holdfast.core.bounds import bound_s, settle_s
 from holdfast.core.retention import Retention
 from holdfast.errors import ConflictError, FencedError, UsageError
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 TICK_S = 0.5
+SETTLE_TOLD_S = 2.0
 # Every step is a multiple of 1: no version of the lineage goes.
 KEEP_LINEAGE = Retention(keep_every=1)
 
@@ -31,11 +32,11 @@ def sweep(
     channel: pathlib.Path,
     /,
     *,
-    dry_run: Annotated[bool, Parameter(negative="")] = False,
+    dry_run: Flag = False,
     keep_recent: int | None = None,
     keep_every: int | None = None,
     min_age: float = 0.0,
-    thorough: Annotated[bool, Parameter(negative="")] = False,
+    thorough: Flag = False,
     common: Common = COMMON,
 ) -> int:
     """Delete what nobody needs, once. Exit code 4 if another sweeper is at work.
@@ -59,6 +60,11 @@ def sweep(
     if keep_recent is None and keep_every is None:
         _refuse_empty_lineage(opened)
         out.say("every version of the lineage stays: neither --keep-recent nor --keep-every was given")
+    wait_s = settle_s(bound_s([opened.party(), *survey(opened).parties()]))
+    if wait_s > SETTLE_TOLD_S and not dry_run:
+        out.say(
+            f"what goes is announced for {wait_s:g} s first: two visibility bounds (`holdfast doctor` measures them)"
+        )
     with opened.sweeper(policy) as sweeper:
         done = _plan(opened, sweeper) if dry_run else _sweep(out, opened, sweeper, min_age, thorough)
     out.data(done, lambda screen: _draw(screen, done))
@@ -98,7 +104,7 @@ def _plan(channel: Channel, sweeper: Sweeper) -> SweepDone:
 
 
 def _sweep(out: Out, channel: Channel, sweeper: Sweeper, min_age_s: float, thorough: bool) -> SweepDone:
-    """Pass after pass for `min_age_s` seconds, and one more: leftovers go when two passes in a row found them."""
+    """One pass; or, with an age to be watched, pass after pass until the first look was that long ago, and one more."""
     reasons: dict[str, str] = {}
     removed: set[str] = set()
     leftovers: set[str] = set()
@@ -127,7 +133,8 @@ def _sweep(out: Out, channel: Channel, sweeper: Sweeper, min_age_s: float, thoro
         while (left_s := since_s + min_age_s - time.monotonic()) > 0:
             threading.Event().wait(min(TICK_S, left_s))
             keep(sweeper.sweep())
-        keep(sweeper.sweep())
+        if min_age_s > 0:
+            keep(sweeper.sweep())
     return SweepDone(
         channel=channel.name,
         dry_run=False,
