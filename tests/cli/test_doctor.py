@@ -14,7 +14,8 @@ import msgspec
 import pytest
 
 from holdfast import Channel
-from holdfast.channel.doctor import Diagnosis, Probe
+from holdfast.channel.doctor import Diagnosis
+from holdfast.channel.probes import Probe
 from holdfast.channel.visibility import Lateness, Reader, Visibility, Writer, bound_from, store_bound
 from holdfast.errors import ConflictError, TimedOutError, UnavailableError
 from tests.cli.conftest import Filled, Run, without_rights

@@ -14,7 +14,8 @@ import msgspec
 import pytest
 
 import holdfast
-from holdfast.channel.doctor import Diagnosis, Probe
+from holdfast.channel.doctor import Diagnosis
+from holdfast.channel.probes import Probe
 from holdfast.channel.status import Status
 from holdfast.channel.visibility import Visibility
 from holdfast.cli import schema

@@ -251,9 +251,8 @@ class Reader:
         look = {_NEW_NAME: self._new_name, _REPLACED: self._replaced, _DIRECTORY: self._directory}[way]
         self._try(lambda: look(0, 0.0))  # fills the caches
         threading.Event().wait(pause_s)
-        ask = msgspec.json.encode(_Ask(round=number, way=way))
         began_s = clock_s()
-        self._try(lambda: self._store.create(f"reader/ask-{number:06d}.json", ask) is None)
+        self._ask(number, way)
         _until(
             lambda: self._try(lambda: look(number, began_s)),
             ROUND_S_MAX,
@@ -263,16 +262,29 @@ class Reader:
         self._seen[way].append(clock_s() - began_s)
 
     def _try(self, look: Callable[[], bool]) -> bool | None:
+        """Whether `look` saw it; None: not yet."""
         try:
-            return look() or None
+            if look():
+                return True
         except (NotVisibleError, IntegrityError):
-            if not any(entry.name == SESSION for entry in self._above.list("")):
-                raise UnavailableError(
-                    "the writer has left, and took the place of the measurement with it",
-                    code="writer_left",
-                    hint="start both sides again",
-                ) from None
-            return None
+            pass
+        self._require_session()
+        return None
+
+    def _require_session(self) -> None:
+        if not any(entry.name == SESSION for entry in self._above.list("")):
+            raise UnavailableError(
+                "the writer has left, and took the place of the measurement with it",
+                code="writer_left",
+                hint="start both sides again",
+            )
+
+    def _ask(self, number: int, way: str) -> None:
+        try:
+            self._store.create(f"reader/ask-{number:06d}.json", msgspec.json.encode(_Ask(round=number, way=way)))
+        except NotVisibleError:
+            self._require_session()
+            raise
 
     def _new_name(self, number: int, began_s: float) -> bool:
         name = f"{number:06d}.json"

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from holdfast.channel.channel import CHANNEL, Channel
-from holdfast.channel.doctor import BROKEN, SLOW, Diagnosis, Probe, examine
+from holdfast.channel.doctor import Diagnosis, examine
+from holdfast.channel.probes import BROKEN, SLOW, Probe
 from holdfast.channel.visibility import Reader, Visibility, Writer, store_bound
 from holdfast.cli.options import Flag
 from holdfast.cli.output import DONE, UNHEALTHY, Out, facts, table, text
