@@ -155,6 +155,15 @@ def test_nothing_in_a_channel_reaches_the_terminal_raw(
     assert _harmless(re.sub(r"\x1b\[[0-9;]*m", "", coloured)), "colours are our own, and nothing else is there"
 
 
+def test_no_color_is_respected(run: Run, filled: Filled, monkeypatch: pytest.MonkeyPatch) -> None:
+    filled.plant("consumers/odd.000001-00000000.json", b"odd")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    colour = re.compile(r"\x1b\[[0-9;]*3[0-7]m")
+    assert colour.search(run("status", filled.path).out)
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert not colour.search(run("status", filled.path).out)
+
+
 def test_errors_that_quote_a_channel_are_harmless_too(run: Run, tmp_path: pathlib.Path) -> None:
     theirs = tmp_path / "theirs"
     theirs.mkdir()

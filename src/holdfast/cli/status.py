@@ -6,6 +6,7 @@ import pathlib
 import sys
 import threading
 import time
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
@@ -52,7 +53,7 @@ def status(
         _watch(out, reader, every, all_versions)
     now = reader.look()
     deadline_s = time.monotonic() + watch_for
-    with out.waiting(f"watching for {watch_for:g} s"):
+    with out.waiting(f"watching for {watch_for:g} s") if watch_for > 0 else nullcontext():
         while (left_s := deadline_s - time.monotonic()) > 0:
             threading.Event().wait(min(every, left_s))
             now = reader.look()

@@ -22,7 +22,7 @@ from holdfast.errors import HoldfastError, IntegrityError, NotVisibleError, Unav
 if TYPE_CHECKING:
     from rich.console import Console
 
-TIMED_S = 0.02  # what took less says nothing of the speed
+TIMED_S = 0.2  # what took less says nothing of the speed
 
 
 def verify(
