@@ -6,15 +6,16 @@ import os
 import secrets
 import socket
 import threading
+from contextlib import suppress
 
 from holdfast.channel.beats import clock_s
 from holdfast.channel.channel import Channel
 from holdfast.channel.events import EventLog
 from holdfast.core import liveness, publish
 from holdfast.core.claims import Admit, Standing, Wait, admit
-from holdfast.core.names import claim_path
-from holdfast.core.records import ClaimRecord, Term, encode
-from holdfast.errors import ConflictError, OutcomeUnknownError, TimedOutError
+from holdfast.core.names import beat_path, claim_path
+from holdfast.core.records import BeatRecord, ClaimRecord, Term, encode
+from holdfast.errors import ConflictError, HoldfastError, OutcomeUnknownError, TimedOutError, UnavailableError
 
 CREATE_TRIES = 5
 _LOOKS_PER_LEASE = 40
@@ -87,12 +88,20 @@ def _create(channel: Channel, term: Term, effect: publish.Effect) -> publish.Eve
             channel.store.create(claim_path(effect.cycle), record)
         except ConflictError:
             return publish.ClaimLost()
-        except OutcomeUnknownError:
+        except (OutcomeUnknownError, UnavailableError):  # it may stand, visible and not yet durable
             if tried == CREATE_TRIES:
+                _withdraw(channel, effect.cycle, record)
                 raise
             continue
         return publish.ClaimMade()
     raise AssertionError("unreachable")
+
+
+def _withdraw(channel: Channel, cycle: int, claim: bytes) -> None:
+    """Close a reign that its claimant gives up, if its claim stands, so that the next claim need not wait a lease."""
+    with suppress(HoldfastError):
+        if channel.store.read(claim_path(cycle), limit_bytes=len(claim)) == claim:
+            channel.store.replace(beat_path(cycle), encode(BeatRecord(cycle=cycle, beat=1, closed=True)))
 
 
 __all__ = ["Wait", "claim_channel", "process_term"]

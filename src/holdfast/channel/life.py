@@ -23,7 +23,7 @@ from holdfast.core import consume
 from holdfast.core.consume import Consume, Mode
 from holdfast.core.manifest import Manifest
 from holdfast.core.names import Version
-from holdfast.errors import ConflictError, HoldfastError, UnavailableError, UsageError
+from holdfast.errors import ConflictError, HoldfastError, NotVisibleError, UnavailableError, UsageError
 
 _OF_GIVEN = (consume.Acknowledge, consume.Release, consume.Fail, consume.Reject)
 
@@ -58,6 +58,7 @@ class Life:
         self._beater = Beater(f"holdfast-{name}", self._beat)
         self._lock = threading.RLock()
         self._problem: ConflictError | None = None
+        self._unseen_since_s: dict[Version, float] = {}  # holds of the life before that can't be checked yet
         self._lives = 0  # how often the state was begun anew: what was read for an earlier one is void
         self.mode = mode
         self.state = Consume()
@@ -251,6 +252,11 @@ class Life:
     def _adopt(self, version: Version) -> None:
         """Take over a hold of the life before, once its bytes are checked anew: it may have died before it did so."""
         verdict = self._checker.check_again(version)
+        if isinstance(verdict, consume.NotVisible):
+            since_s = self._unseen_since_s.setdefault(version, verdict.now_s)
+            if verdict.now_s - since_s < self.mode.patience_s:  # an engine may serve it: one stale look ends no hold
+                raise NotVisibleError(f"{version}, held by the life before: {verdict.reason}", code="not_visible_yet")
+        self._unseen_since_s.pop(version, None)
         if not isinstance(verdict, consume.Checked):
             self.run(consume.Release(version))
             self._events.emit("released", f"hold of the life before: {verdict.reason}", version=version)

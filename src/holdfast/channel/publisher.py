@@ -127,7 +127,7 @@ class Publisher:
                 wait_s=2 * self.channel.lease_s if self._wait_s is None else self._wait_s,
                 events=self._events,
             )
-            self._beat()
+            self._first_beat()
         except BaseException:
             self._give_up()
             raise
@@ -135,6 +135,13 @@ class Publisher:
         if self._sweep:
             self._sweeper = Sweeper(self.channel, self.retention, cycle=self.cycle, writing=self._busy)
             self._sweeper.start()
+
+    def _first_beat(self) -> None:
+        """The claim stands, so this publisher is open, whatever becomes of its beat: there is another one soon."""
+        try:
+            self._beat()
+        except (UnavailableError, OutcomeUnknownError) as error:
+            self._events.emit("beat_failed", str(error), code=error.code)
 
     def _give_up(self) -> None:
         """After a failed opening: a claim that stands is closed, so that the same job can open again."""
