@@ -8,6 +8,7 @@ import time
 import pytest
 
 from holdfast.channel.beats import Beater
+from holdfast.channel.waiting import Waiter
 from tests.crash.hand import Hand
 
 
@@ -20,4 +21,5 @@ def hand(monkeypatch: pytest.MonkeyPatch) -> Hand:
     monkeypatch.setattr(Beater, "__init__", lambda beater, *given: hand.remember(beater, given))
     monkeypatch.setattr(Beater, "start", lambda beater, *_: hand.start(beater))
     monkeypatch.setattr(Beater, "stop", lambda beater: hand.stop(beater))
+    monkeypatch.setattr(Waiter, "wait", lambda waiter, left_s, **_: hand.wait(left_s))
     return hand

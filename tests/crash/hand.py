@@ -32,6 +32,10 @@ class Hand:
         self._drawn += 1
         return hashlib.sha256(b"%d %d" % (self._life, self._drawn)).hexdigest()[: 2 * num_bytes]
 
+    def wait(self, left_s: float | None) -> None:
+        """Somebody waits until the next look: a second passes, or what is left."""
+        self.now_s += 1.0 if left_s is None else min(1.0, max(0.0, left_s))
+
     # Beats. The first parameter is the Beater.
 
     def remember(self, beater: object, arguments: tuple[Any, ...]) -> None:

@@ -46,7 +46,7 @@ def check_nothing_unexplained(disk: SimulatedDisk) -> None:
 def _check_versions(world: World) -> None:
     """Each version is whole and says what was published; each that must stay is there."""
     told = world.told
-    storage = world.storage()
+    storage = world.storage(world.disk)
     names = storage.list_trees()
     for name in names:
         version = parse_version(name)
@@ -62,7 +62,7 @@ def _check_versions(world: World) -> None:
 
 def _check_claims(world: World) -> None:
     """Claims are whole and without gaps, and the highest one that stood still stands."""
-    observer = world.channel().observer()
+    observer = world.channel(world.disk).observer()
     claims = observer.claims()
     assert [claim.cycle for claim in claims] == list(range(1, len(claims) + 1))
     assert all(claim.term is not None and claim.term.job == "training" for claim in claims), "torn claim"
@@ -72,7 +72,7 @@ def _check_claims(world: World) -> None:
 def _check_consumers(world: World) -> None:
     """Every file is whole; what was given is in a hold; what is said to be acknowledged was acknowledged."""
     told = world.told
-    seen = world.channel().observer().consumers()
+    seen = world.channel(world.disk).observer().consumers()
     assert all(found.record is not None for found in seen.values()), "torn consumer's file"
     for name in told.held.keys() | told.acknowledged.keys():
         records = [found.record for life, found in sorted(seen.items()) if life.name == name and found.record]

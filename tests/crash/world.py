@@ -98,16 +98,26 @@ class World:
 
     def open_publisher(self, *, start: Version | None = None, ops: Ops | None = None) -> Publisher:
         """A publisher of the next round, which begins at `start`."""
+        publisher = self.new_publisher(start=start, ops=ops)
+        self.enter_publisher(publisher, start)
+        return publisher
+
+    def new_publisher(self, *, start: Version | None = None, ops: Ops | None = None) -> Publisher:
+        """One that is not open yet."""
         told = self.told
         told.rounds += 1
         term = Term(job="training", round=told.rounds, nonce=f"nonce-{told.rounds}")
         publisher = self.channel(ops).publisher(RETENTION, resume_from=start, term=term, sweep=False, wait_s=0.0)
         self._closing.append(publisher.close)
+        return publisher
+
+    def enter_publisher(self, publisher: Publisher, start: Version | None) -> None:
+        """Open it."""
+        told = self.told
         publisher.open()
         assert publisher.cycle > told.cycle, "a claim that stood is not claimed again"
         told.cycle = publisher.cycle
         told.line = told.line[: told.line.index(start) + 1] if start is not None else []
-        return publisher
 
     def publish(self, publisher: Publisher, step: int, label: str) -> Version:
         told = self.told
@@ -125,15 +135,24 @@ class World:
     # Consuming
 
     def open_consumer(self, name: str, *, every: bool = False, keep: bool = False, ops: Ops | None = None) -> Consumer:
+        consumer = self.new_consumer(name, every=every, keep=keep, ops=ops)
+        self.enter_consumer(consumer)
+        return consumer
+
+    def new_consumer(self, name: str, *, every: bool = False, keep: bool = False, ops: Ops | None = None) -> Consumer:
+        """One that is not open yet."""
         consumer = self.channel(ops).consumer(name, every=every, on_close="keep" if keep else "release")
         self._closing.append(consumer.close)
+        return consumer
+
+    def enter_consumer(self, consumer: Consumer) -> None:
+        """Open it; what the life before held is held by this one."""
         consumer.open()
         held = {version.name for version in consumer.held}
-        assert held >= self.told.held.get(name, set()), "what was held in the life before is held in this one"
-        self.told.held[name] = held
+        assert held >= self.told.held.get(consumer.name, set()), "what was held in the life before is held in this one"
+        self.told.held[consumer.name] = held
         for version in consumer.held:
             self.check_given(version)
-        return consumer
 
     def take(self, consumer: Consumer) -> HeldVersion | None:
         """What there is now."""
