@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pathlib
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from examples.demo.plan import Places
 from examples.demo.process import Report, Said
 from examples.demo.report import spoken
 
+ROOT = pathlib.Path(__file__).parents[2]  # where `examples` is imported from
 LIMIT_S = 120.0  # for anything that is waited for
 
 
@@ -21,9 +23,9 @@ class DemoFailed(Exception):
 
 
 class Process:
-    """One process of the demo: a module of this package, with its report and its log."""
+    """One process of the demo, with its report and its log. Its role is a module of this package."""
 
-    def __init__(self, places: Places, name: str, module: str, *arguments: object) -> None:
+    def __init__(self, places: Places, name: str, role: str, *arguments: object) -> None:
         self.name = name
         self.log = places.log(name)
         self._report = Report(places.report(name))
@@ -31,11 +33,12 @@ class Process:
             # A group of its own, so that Ctrl-C reaches main alone, which then ends the others in order. stdin is a
             # pipe that nobody writes to: it closes when main is gone, however it went.
             self._popen = subprocess.Popen(
-                [sys.executable, "-m", f"examples.demo.{module}", str(places.root), *map(str, arguments)],
+                [sys.executable, "-m", "examples.demo.process", role, str(places.root), *map(str, arguments)],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 process_group=0,
+                cwd=ROOT,
                 env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"},
             )
 
@@ -83,8 +86,8 @@ class Cast:
     def took_s(self) -> float:
         return time.monotonic() - self._began_s
 
-    def start(self, name: str, module: str, *arguments: object) -> Process:
-        self.all[name] = Process(self.places, name, module, *arguments)
+    def start(self, name: str, role: str, *arguments: object) -> Process:
+        self.all[name] = Process(self.places, name, role, *arguments)
         return self.all[name]
 
     def may_fail(self, process: Process) -> None:

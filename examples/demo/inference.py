@@ -1,6 +1,6 @@
 """An inference process: takes each version from the channel into a model, and serves with it until the next one.
 
-    python -m examples.demo.inference ROOT NAME in-place|staged
+    python -m examples.demo.process inference ROOT NAME in-place|staged
 
 In place: the model loads from the channel's own directory, which stays as long as it is held. Staged: from a verified
 copy on this machine's disk.
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import pathlib
 import signal
-import sys
 from types import FrameType
 from typing import Any
 
@@ -19,7 +18,7 @@ from peft import PeftModel
 import holdfast
 from examples.demo.model import PROMPTS, Texts, complete, held_out_loss, load_base, quietly
 from examples.demo.plan import Places
-from examples.demo.process import Reporter, end_with_parent, wait_for_path
+from examples.demo.process import Reporter, wait_for_path
 
 IDLE_S = 0.5
 
@@ -123,7 +122,6 @@ def consume(consumer: Any, server: Server) -> None:
 
 
 def main(root: str, name: str, mode: str) -> None:
-    end_with_parent()
     quietly()
     places = Places(pathlib.Path(root))
     report = Reporter(places.report(name))
@@ -132,7 +130,3 @@ def main(root: str, name: str, mode: str) -> None:
     channel = holdfast.Channel(places.channel)
     with channel.consumer(name, stage=places.stage if mode == "staged" else None) as consumer:
         consume(consumer, Server(engine, report))
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

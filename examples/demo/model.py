@@ -1,12 +1,11 @@
 """The language model: a small Llama that is warmed up a little, its adapter, its loss on held-out text, completions.
 
-Run as a process, it makes the base model that the trainer and both inference processes load.
+As a process of its own it makes the base model, which the trainer and both inference processes load.
 """
 
 from __future__ import annotations
 
 import pathlib
-import sys
 import warnings
 from typing import Any
 
@@ -16,7 +15,6 @@ from tokenizers import Tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from examples.demo.plan import Places, Plan
-from examples.demo.process import end_with_parent
 from examples.demo.text import documents, encode, train_tokenizer
 
 HELD_OUT = 60  # documents that are never trained on
@@ -147,11 +145,6 @@ def quietly() -> None:
 
 
 def main(root: str) -> None:
-    end_with_parent()
     quietly()
     places = Places(pathlib.Path(root))
     make_base(places.base, places.read_plan())
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])

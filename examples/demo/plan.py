@@ -26,20 +26,20 @@ class Plan:
     """
 
     characters: int = 900_000
-    vocabulary: int = 768
+    vocabulary: int = 1024
     width: int = 128
     layers: int = 2
     rank: int = 32
     batch: int = 16
     context: int = 64
     warm_up_steps: int = 60
-    steps: int = 300
+    steps: int = 400
     publish_every: int = 20
     checkpoint_every: int = 60
     kill_at: int = 100
     zombie_at: int = 220
     freeze_after: int = 100
-    fall: float = 0.8
+    fall: float = 1.0
 
     def __post_init__(self) -> None:
         for step in (self.kill_at, self.zombie_at):  # else there is nothing to rewind

@@ -1,9 +1,14 @@
-"""What every process of the demo has in common: it reports what it did, and it never outlives the demo."""
+"""What every process of the demo has in common: it reports what it did, and it never outlives the demo.
+
+python -m examples.demo.process model|trainer|inference ROOT …
+"""
 
 from __future__ import annotations
 
+import importlib
 import os
 import pathlib
+import sys
 import threading
 import time
 from typing import Any
@@ -55,7 +60,13 @@ class Report:
         return self._said
 
 
-def end_with_parent() -> None:
+def wait_for_path(path: pathlib.Path) -> None:
+    """Return once `path` is there."""
+    while not path.exists():
+        time.sleep(0.05)
+
+
+def _end_with_parent() -> None:
     """End this process when main's end of the pipe on stdin closes, however main ended."""
 
     def watch() -> None:
@@ -66,7 +77,6 @@ def end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def wait_for_path(path: pathlib.Path) -> None:
-    """Return once `path` is there."""
-    while not path.exists():
-        time.sleep(0.05)
+if __name__ == "__main__":
+    _end_with_parent()  # before the role's imports, which take seconds
+    sys.exit(importlib.import_module(f"examples.demo.{sys.argv[1]}").main(*sys.argv[2:]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 
@@ -184,7 +185,7 @@ def _nobody_saw(story: Story, cycle: int, step: int) -> bool:
 
 def _found_after_freeze(story: Story, witnessed: Witnessed) -> str:
     losses, woke = story.losses("inference-a"), story.of("inference-a", "woke")
-    same = bool(woke) and all(abs(losses[said.version] - said.loss) < SAME_LOSS for said in woke)
+    same = bool(woke) and all(abs(losses.get(said.version, math.inf) - said.loss) < SAME_LOSS for said in woke)
     if not (same and witnessed.frozen_swept and witnessed.frozen_holds and all(witnessed.frozen_holds.values())):
         return ""
     return (

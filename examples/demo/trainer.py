@@ -1,6 +1,6 @@
 """The trainer: trains the adapter, publishes it every few steps, keeps checkpoints and resumes from the newest one.
 
-    python -m examples.demo.trainer ROOT ROUND [HALT_AT]
+    python -m examples.demo.process trainer ROOT ROUND [HALT_AT]
 
 A launcher would start it with its job and round, as main does here: then a trainer that takes the place of a dead one
 need not wait until that one's lease has ended. HALT_AT is main's handle: the trainer stops itself (SIGSTOP) in the
@@ -13,7 +13,6 @@ import os
 import pathlib
 import secrets
 import signal
-import sys
 from typing import Any
 
 import msgspec
@@ -22,7 +21,7 @@ import torch
 import holdfast
 from examples.demo.model import Texts, load_base, new_optimizer, quietly, rate_at, train_step, with_new_adapter
 from examples.demo.plan import FENCED, JOB, Places, Plan
-from examples.demo.process import Reporter, end_with_parent, wait_for_path
+from examples.demo.process import Reporter, wait_for_path
 
 
 class Checkpoint(msgspec.Struct, frozen=True):
@@ -109,12 +108,11 @@ def run(trainer: Trainer, publisher: Any, report: Reporter, halt_at: int | None)
             trainer.save(str(version))
 
 
-def main(root: str, round_number: int, halt_at: int | None) -> int:
-    end_with_parent()
+def main(root: str, number: str, halt_at: str = "") -> int:
     quietly()
     places = Places(pathlib.Path(root))
     plan = places.read_plan()
-    report = Reporter(places.report(f"trainer-{round_number}"))
+    report = Reporter(places.report(f"trainer-{number}"))
     wait_for_path(places.base)
     trainer = Trainer(places, plan)
     checkpoint = newest_checkpoint(places.checkpoints)
@@ -123,17 +121,13 @@ def main(root: str, round_number: int, halt_at: int | None) -> int:
     publisher = holdfast.Channel(places.channel).publisher(
         plan.retention,
         resume_from=checkpoint.version if checkpoint is not None else None,
-        term=holdfast.Term(job=JOB, round=round_number, nonce=secrets.token_hex(8)),
+        term=holdfast.Term(job=JOB, round=int(number), nonce=secrets.token_hex(8)),
     )
     try:
         with publisher:
             report.say("opened", cycle=publisher.cycle, step=trainer.step, version=str(publisher.starts_from or ""))
-            run(trainer, publisher, report, halt_at)
+            run(trainer, publisher, report, int(halt_at) if halt_at else None)
     except holdfast.FencedError as error:
         report.say("fenced", reason=str(error), step=trainer.step)
         return FENCED
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]) if len(sys.argv) > 3 else None))
