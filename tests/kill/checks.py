@@ -17,8 +17,10 @@ from typing import Any, NamedTuple
 from tests.kill.journal import Reader, digests
 
 _NAME = re.compile(r"c(\d{6})-s(\d{8})-([0-9a-f]{2})[0-9a-f]{6}")
-BYTES_MAX = 64 * 2**20  # a version has at most 40 kB here; a leak of a few hundred goes beyond
-VERSIONS_MAX = 400
+VERSION_BYTES_MAX = 42_000
+SLACK = 4 * VERSION_BYTES_MAX  # each of some publishers at once (all but one of them fenced) may add the last that fits
+OVERHEAD_BYTES = 2_000  # manifest.json and STABLE of one version
+REST_BYTES_MAX = 12_000_000  # a reserve per dead sweeper, records, and a staging place per dead publisher
 # What a user may be told when others are killed, frozen or started in its place.
 EXPECTED = {
     "publisher": {
@@ -137,11 +139,15 @@ class Told:
 class Checker:
     """Checks one channel; `problems` says what was found wrong."""
 
-    def __init__(self, channel: pathlib.Path, told: Told) -> None:
+    def __init__(self, channel: pathlib.Path, told: Told, *, keep_recent: int, max_bytes: int) -> None:
         self._channel = channel
         self._told = told
+        self._keep_recent = keep_recent
+        self._max_bytes = max_bytes
+        self._retained: tuple[int, set[str]] = (0, set())
         self._right: set[str] = set()
         self.bytes_max = 0
+        self.payload_max = 0
         self.versions_max = 0
 
     def while_they_run(self) -> list[str]:
@@ -152,13 +158,11 @@ class Checker:
         committed = set(self._told.committed)
         names = self._versions()
         claims = Claims(self._channel)
-        found = [*self._told.problems, *self._lost(committed, names, claims)]
+        found = [*self._told.problems, *self._lost(committed, names, claims), *self._not_retained(names, claims)]
         self._told.listen()  # what has been committed since is known now
         found += self._torn(names - self._right)
-        used = sum(self._sizes())
-        self.bytes_max, self.versions_max = max(self.bytes_max, used), max(self.versions_max, len(names))
-        if used > BYTES_MAX or len(names) > VERSIONS_MAX:
-            found.append(f"{used} bytes and {len(names)} versions are on disk")
+        found += self._too_much()
+        self.versions_max = max(self.versions_max, len(names))
         return found
 
     def at_rest(self) -> list[str]:
@@ -166,14 +170,15 @@ class Checker:
         self._right.clear()
         return self.while_they_run() + self._order()
 
-    def swept(self, kept: int) -> list[str]:
+    def swept(self) -> list[str]:
         """After one thorough sweep with nobody alive: what retention keeps is there, and nothing else at all."""
         claims = Claims(self._channel)
         names = self._versions()
-        line = sorted((name for name in names if claims.descends(claims.highest, place_of(name))), key=place_of)
+        line = _line(names, claims)
         announced = self._announced() & names
-        wanted = set(line[-kept:]) | {max((name for name in line if name not in announced), key=place_of, default="")}
+        wanted = {*line[: self._keep_recent], *[name for name in line if name not in announced][:1]}
         found = [f"{name} is there, and nobody needs it" for name in sorted(names - wanted)]
+        found += self._not_retained(names, claims)
         for path in self._channel.rglob("*"):
             where = path.relative_to(self._channel)
             if path.is_symlink() and not path.exists():
@@ -187,8 +192,7 @@ class Checker:
     def newest(self) -> str | None:
         """What a fresh consumer has to be given."""
         claims, announced = Claims(self._channel), self._announced()
-        names = (n for n in self._versions() - announced if claims.descends(claims.highest, place_of(n)))
-        return max(names, key=place_of, default=None)
+        return next(iter(_line(self._versions() - announced, claims)), None)
 
     def _order(self) -> list[str]:
         """I3: for each life of a consumer, (followed claim, step) never fell."""
@@ -197,11 +201,21 @@ class Checker:
         return [f"{process}: {reason}" for process, reason in reasons if reason is not None]
 
     def _lost(self, committed: set[str], names: set[str], claims: Claims) -> Iterator[str]:
-        line = [place_of(name) for name in committed if claims.descends(claims.highest, place_of(name))]
-        newest = max(line, default=None)
-        there = [place_of(name) for name in names if claims.descends(claims.highest, place_of(name))]
-        if newest is not None and not any(place >= newest for place in there):
-            yield f"{newest} was committed, is the newest of cycle {claims.highest}, and is gone: {sorted(there)}"
+        newest = _line(committed, claims)[:1]
+        there = _line(names, claims)[:1]
+        if newest and (not there or place_of(there[0]) < place_of(newest[0])):
+            yield f"{newest[0]} was committed, is the newest of cycle {claims.highest}, and is gone: {there}"
+
+    def _not_retained(self, names: set[str], claims: Claims) -> Iterator[str]:
+        """What was among the newest at the last look, and is no longer there although no newer ones came."""
+        highest, before = self._retained
+        self._retained = (claims.highest, names)
+        if highest != claims.highest:
+            return  # another lineage: what is among the newest now may have gone before
+        for name in _line(before, claims)[: self._keep_recent]:
+            newer = [other for other in _line(names, claims) if place_of(other) > place_of(name)]
+            if name not in names and len(newer) < self._keep_recent:
+                yield f"{name} was retained, and is gone; newer are {newer}"
 
     def _torn(self, names: set[str]) -> Iterator[str]:
         """Versions whose files are not what was meant; one that is retired while it is read is none."""
@@ -227,8 +241,21 @@ class Checker:
             announced |= set(json.loads(path.read_bytes())["tombstones"])
         return announced
 
-    def _sizes(self) -> Iterator[int]:
+    def _too_much(self) -> Iterator[str]:
+        """Disk use is bounded: payload by `max_bytes`, the rest by what the dead may leave for a while."""
+        payload, rest = 0, 0
         for directory, _, files in os.walk(self._channel):  # which takes no offence at what vanishes meanwhile
+            counts = "/versions/" in directory
             for name in files:
                 with suppress(FileNotFoundError):
-                    yield os.lstat(os.path.join(directory, name)).st_size
+                    size = os.lstat(os.path.join(directory, name)).st_size
+                    payload, rest = payload + size * counts, rest + size * (not counts)
+        self.bytes_max = max(self.bytes_max, payload + rest)
+        self.payload_max = max(self.payload_max, payload)
+        if payload > self._max_bytes + SLACK + OVERHEAD_BYTES * len(self._versions()) or rest > REST_BYTES_MAX:
+            yield f"{payload} bytes in versions and {rest} bytes elsewhere are on disk"
+
+
+def _line(names: Iterable[str], claims: Claims) -> list[str]:
+    """Those in the lineage of the highest claim, newest first."""
+    return sorted((n for n in names if claims.descends(claims.highest, place_of(n))), key=place_of, reverse=True)

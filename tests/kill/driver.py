@@ -23,7 +23,7 @@ from typing import Any
 import holdfast
 from tests.kill.checks import Checker, Told
 from tests.kill.journal import Reader
-from tests.kill.roles import RETENTION
+from tests.kill.roles import MAX_BYTES, RETENTION
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 LEASE_S = 2.0
@@ -130,7 +130,7 @@ class Driver:
         for name in ("journals", "events", "stage", "errors", "local"):
             (base / name).mkdir()
         self._told = Told(Reader(base / "journals"))
-        self._checker = Checker(self._channel, self._told)
+        self._checker = Checker(self._channel, self._told, keep_recent=RETENTION.keep_recent, max_bytes=MAX_BYTES)
         self._zygote = Zygote()
         self._living: list[Living] = []
         self._round = 0
@@ -208,7 +208,7 @@ class Driver:
         with channel.sweeper(RETENTION) as sweeper:
             sweeper.sweep(thorough=True)
         self.report.sweep_s.append(time.monotonic() - began_s)
-        self.report.problems += self._checker.swept(RETENTION.keep_recent)
+        self.report.problems += self._checker.swept()
         newest = self._checker.newest()
         for stage in (None, self._base / "stage"):
             with channel.consumer("last", stage=stage, poll_s=0.1) as consumer:
@@ -234,7 +234,9 @@ class Driver:
             "lease_s": LEASE_S,
             "bound_s": BOUND_S,
             "patience_s": PATIENCE_S,
-            "life_s": life_s if rng.random() < 0.1 else _NEVER_S,  # some leave in order, about when they would be killed
+            "life_s": life_s
+            if rng.random() < 0.1
+            else _NEVER_S,  # some leave in order, about when they would be killed
             "elsewhere": slot.spec.get("elsewhere", False),
         }
         if slot.role == "publisher":

@@ -19,8 +19,8 @@ from holdfast.channel.storage import Mount
 from holdfast.core.lineage import candidates
 from tests.kill.journal import Journal, digests
 
-RETENTION = holdfast.Retention(keep_recent=2)
-_ROOM = holdfast.Retention(keep_recent=2, max_bytes=2_000_000)
+MAX_BYTES = 3_000_000
+RETENTION = holdfast.Retention(keep_recent=2, max_bytes=MAX_BYTES)
 KEPT_MAX = 3  # versions that a consumer goes on using beside the newest
 
 
@@ -49,9 +49,10 @@ def publish(spec: dict[str, Any]) -> None:
     journal.say("started", round=spec["round"])
     channel = _channel(spec)
     term = holdfast.Term(job="kill", round=spec["round"], nonce=f"{spec['seed']:x}")
-    retention = _ROOM if rng.random() < 0.3 else RETENTION
     try:
-        with channel.publisher(retention, resume_from=_origin(channel, rng), term=term, sweep=spec["sweep"]) as publisher:
+        with channel.publisher(
+            RETENTION, resume_from=_origin(channel, rng), term=term, sweep=spec["sweep"]
+        ) as publisher:
             origin = publisher.starts_from
             journal.say("claimed", cycle=publisher.cycle, starts_from=str(origin) if origin is not None else None)
             step = origin.step if origin is not None else 0

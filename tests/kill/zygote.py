@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import importlib
 import json
 import os
 import signal
@@ -21,20 +22,17 @@ import sys
 import traceback
 from typing import Any
 
-# Imported before the first fork, so that no child pays for it.
-import holdfast.channel.consumer
-import holdfast.channel.memory
-import holdfast.channel.posix
-import holdfast.channel.publisher
-import holdfast.channel.sweeper
-import holdfast.channel.watch
 from tests.kill.roles import ROLES
 
+# Imported before the first fork, so that no child pays for it; none of them starts a thread.
+_NEEDED = ("consumer", "memory", "posix", "publisher", "sweeper", "watch")
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None)
 
 
 def main() -> None:
+    for name in _NEEDED:
+        importlib.import_module(f"holdfast.channel.{name}")
     gc.freeze()
     alive: set[int] = set()
     for line in sys.stdin:
