@@ -21,13 +21,13 @@ from holdfast.testing.faults import FaultyOps
 from tests.support.channels import CutOff, Place, payload, until
 
 
-def test_making_and_naming_a_channel_does_no_io(tmp_path: pathlib.Path) -> None:
-    channel = Channel(tmp_path / "channel")
+def test_making_and_naming_a_channel_does_no_io(room: pathlib.Path) -> None:
+    channel = Channel(room / "channel")
     channel.publisher()
-    channel.consumer("c", stage=tmp_path / "stage")
+    channel.consumer("c", stage=room / "stage")
     channel.sweeper()
     channel.observer()
-    assert list(tmp_path.iterdir()) == []
+    assert list(room.iterdir()) == []
 
 
 def test_there_is_no_channel_until_somebody_makes_it(place: Place) -> None:
@@ -132,16 +132,16 @@ def test_a_legacy_directory_that_is_none_is_refused(directory: Place, legacy: st
         directory.channel(legacy=legacy)
 
 
-def test_the_legacy_directory_has_the_name_that_was_given_or_none(tmp_path: pathlib.Path) -> None:
-    with Channel(tmp_path / "a", legacy="old").publisher(sweep=False) as publisher:
+def test_the_legacy_directory_has_the_name_that_was_given_or_none(room: pathlib.Path) -> None:
+    with Channel(room / "a", legacy="old").publisher(sweep=False) as publisher:
         version = publisher.publish_payload(3, payload("three"))
-        link = tmp_path / "a" / "old" / "c000001" / "step_3"
+        link = room / "a" / "old" / "c000001" / "step_3"
         assert link.resolve().name == str(version)
         assert (link / "w.bin").read_text() == "three"
         assert (link / "STABLE").exists()
-    with Channel(tmp_path / "b", legacy="").publisher(sweep=False) as publisher:
+    with Channel(room / "b", legacy="").publisher(sweep=False) as publisher:
         publisher.publish_payload(3, payload("three"))
-    assert not (tmp_path / "b" / "broadcasts").exists()
+    assert not (room / "b" / "broadcasts").exists()
 
 
 def test_a_second_version_of_a_step_gets_no_link_and_the_first_one_keeps_its_own(directory: Place) -> None:
@@ -175,10 +175,10 @@ def test_I7_a_directory_that_vanishes_under_everybody_breaks_nobody(directory: P
             assert (again.step, directory.read(again)) == (3, "three")
 
 
-def test_holds_lie_on_another_mount_where_consumers_may_not_write_here(tmp_path: pathlib.Path) -> None:
+def test_holds_lie_on_another_mount_where_consumers_may_not_write_here(room: pathlib.Path) -> None:
     ops = FaultyOps(RealOps())
-    trainer = Channel(tmp_path / "channel", claims=tmp_path / "claims")
-    server = Channel(PosixStorage(tmp_path / "channel", ops=ops), claims=tmp_path / "claims")
+    trainer = Channel(room / "channel", claims=room / "claims")
+    server = Channel(PosixStorage(room / "channel", ops=ops), claims=room / "claims")
     with trainer.publisher(sweep=False) as publisher:
         first = publisher.publish_payload(1, payload("one"))
         for operation in ("create", "mkdir", "rename", "link", "unlink", "symlink"):
@@ -187,8 +187,8 @@ def test_holds_lie_on_another_mount_where_consumers_may_not_write_here(tmp_path:
             held = consumer.take(0.0)
             assert held is not None
             held.acknowledge()
-            assert len(list((tmp_path / "claims" / "consumers").iterdir())) == 1
-            assert not (tmp_path / "channel" / "consumers").exists()
+            assert len(list((room / "claims" / "consumers").iterdir())) == 1
+            assert not (room / "channel" / "consumers").exists()
             publisher.publish_payload(2, payload("two"))
             with trainer.sweeper(Retention(keep_recent=1)) as sweeper:
                 assert sweeper.sweep().removed == ()
@@ -201,24 +201,24 @@ def test_holds_lie_on_another_mount_where_consumers_may_not_write_here(tmp_path:
 
 
 @pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES, errno.EPERM])
-def test_without_a_right_to_write_only_copies_are_given(tmp_path: pathlib.Path, code: int) -> None:
+def test_without_a_right_to_write_only_copies_are_given(room: pathlib.Path, code: int) -> None:
     ops = FaultyOps(RealOps())
     for operation in ("create", "mkdir", "rename", "link", "unlink", "symlink"):
-        ops.fail(operation, code, path=f"{tmp_path}/channel/*", times=None)
-    reader = Channel(PosixStorage(tmp_path / "channel", ops=ops))
-    with Channel(tmp_path / "channel").publisher(sweep=False) as publisher:
+        ops.fail(operation, code, path=f"{room}/channel/*", times=None)
+    reader = Channel(PosixStorage(room / "channel", ops=ops))
+    with Channel(room / "channel").publisher(sweep=False) as publisher:
         publisher.publish_payload(1, payload("one"))
         with pytest.raises(UsageError) as caught:
             reader.consumer("c").open()
         assert caught.value.code == "cannot_hold"
         assert "stage=" in caught.value.hint
-        with reader.consumer("c", stage=tmp_path / "stage") as consumer:
+        with reader.consumer("c", stage=room / "stage") as consumer:
             held = consumer.take(0.0)
             assert held is not None
             assert (held.path / "w.bin").read_text() == "one"
             held.acknowledge()
             assert not held.lost
-            assert list((tmp_path / "channel" / "consumers").iterdir()) == []
+            assert list((room / "channel" / "consumers").iterdir()) == []
             held.release()
             assert not held.path.exists()
             publisher.publish_payload(2, payload("two"))

@@ -21,6 +21,7 @@ from holdfast import (
     TimedOutError,
     UsageError,
 )
+from holdfast.channel.checking import stable_text
 from holdfast.channel.consumer import Consumer
 from holdfast.channel.publisher import Publisher
 from tests.support.channels import Background, CutOff, Gated, Place, payload, thread, until
@@ -218,6 +219,38 @@ def test_wait_for_says_so_where_the_lineage_falls_while_it_waits(place: Place) -
             with pytest.raises((RewoundError, TimedOutError)) as caught:
                 waiting.result()
             assert caught.value.code == "rewound"
+
+
+@pytest.mark.parametrize("every", [False, True])
+def test_wait_for_never_gives_less_than_was_asked_for(directory: Place, every: bool) -> None:
+    with (
+        directory.channel().publisher(sweep=False) as publisher,
+        directory.channel().consumer("c", every=every) as consumer,
+    ):
+        _publish(publisher, 1, 2, 3)
+        newest = directory.path / "versions" / str(publisher.last)
+        (newest / "manifest.json").write_bytes(b"{}")
+        (newest / "STABLE").write_bytes(stable_text(b"{}"))
+        with pytest.raises(TimedOutError):
+            consumer.wait_for(3, timeout_s=0.1)
+        assert consumer.held == ()
+        assert consumer.wait_for(2, timeout_s=20.0).step == 2
+        _publish(publisher, 4, 5)
+        assert consumer.wait_for(4, timeout_s=20.0).step == 5
+
+
+def test_what_cannot_be_given_is_passed_over_at_once(directory: Place) -> None:
+    with (
+        directory.channel().publisher(sweep=False) as publisher,
+        directory.channel().consumer("c", poll_s=3600.0) as consumer,
+    ):
+        _publish(publisher, 1, 2)
+        newest = directory.path / "versions" / str(publisher.last)
+        (newest / "manifest.json").write_bytes(b"{}")
+        (newest / "STABLE").write_bytes(stable_text(b"{}"))
+        held = consumer.take(20.0)
+        assert held is not None
+        assert held.step == 1
 
 
 def test_a_closed_consumer_says_so(place: Place) -> None:
@@ -490,9 +523,9 @@ def _channel(storage: Any, **options: Any) -> Channel:
 
 
 def test_a_staged_version_is_the_consumers_own_and_the_hold_ends_with_the_copy(
-    place: Place, tmp_path: pathlib.Path
+    place: Place, room: pathlib.Path
 ) -> None:
-    stage = tmp_path / "stage"
+    stage = room / "stage"
     with place.channel().publisher(sweep=False) as publisher, place.channel().consumer("c", stage=stage) as consumer:
         _publish(publisher, 1)
         held = _take(consumer)
@@ -513,10 +546,10 @@ def test_a_staged_version_is_the_consumers_own_and_the_hold_ends_with_the_copy(
     assert [path for path in stage.rglob("*") if path.is_file()] == []
 
 
-def test_staged_copies_are_taken_over_after_a_restart(place: Place, tmp_path: pathlib.Path) -> None:
+def test_staged_copies_are_taken_over_after_a_restart(place: Place, room: pathlib.Path) -> None:
     with place.channel().publisher(sweep=False) as publisher:
         _publish(publisher, 1)
-        with place.channel().consumer("c", stage=tmp_path / "stage", on_close="keep") as consumer:
+        with place.channel().consumer("c", stage=room / "stage", on_close="keep") as consumer:
             held = _take(consumer)
             held.acknowledge()
         assert held.path.exists()
@@ -524,7 +557,7 @@ def test_staged_copies_are_taken_over_after_a_restart(place: Place, tmp_path: pa
         with place.channel().sweeper(Retention(keep_recent=1)) as sweeper:
             place.storage().retire_tree(str(held.name), "0123456789abcdef")
             sweeper.sweep()
-        with place.channel().consumer("c", stage=tmp_path / "stage") as again:
+        with place.channel().consumer("c", stage=room / "stage") as again:
             (kept,) = again.held
             assert (kept.path / "w.bin").read_text() == "1"
             assert _take(again).step == 2
@@ -532,19 +565,19 @@ def test_staged_copies_are_taken_over_after_a_restart(place: Place, tmp_path: pa
             assert not kept.path.exists()
 
 
-def test_a_copy_that_was_damaged_meanwhile_is_made_anew(place: Place, tmp_path: pathlib.Path) -> None:
+def test_a_copy_that_was_damaged_meanwhile_is_made_anew(place: Place, room: pathlib.Path) -> None:
     with place.channel().publisher(sweep=False) as publisher:
         _publish(publisher, 1)
-        with place.channel().consumer("c", stage=tmp_path / "stage", on_close="keep") as consumer:
+        with place.channel().consumer("c", stage=room / "stage", on_close="keep") as consumer:
             held = _take(consumer)
         (held.path / "w.bin").chmod(0o644)
         (held.path / "w.bin").write_text("x")
-        with place.channel().consumer("c", stage=tmp_path / "stage") as again:
+        with place.channel().consumer("c", stage=room / "stage") as again:
             assert (_take(again).path / "w.bin").read_text() == "1"
 
 
-def test_two_consumers_stage_below_one_directory(place: Place, tmp_path: pathlib.Path) -> None:
-    stage = tmp_path / "stage"
+def test_two_consumers_stage_below_one_directory(place: Place, room: pathlib.Path) -> None:
+    stage = room / "stage"
     with (
         place.channel().publisher(sweep=False) as publisher,
         place.channel().consumer("a", stage=stage) as a,
@@ -556,8 +589,8 @@ def test_two_consumers_stage_below_one_directory(place: Place, tmp_path: pathlib
         assert (second.path / "w.bin").read_text() == "1"
 
 
-def test_without_local_paths_a_version_in_place_has_none(tmp_path: pathlib.Path) -> None:
-    place = Place("memory", tmp_path)
+def test_without_local_paths_a_version_in_place_has_none(room: pathlib.Path) -> None:
+    place = Place("memory", room)
     with place.channel().publisher(sweep=False) as publisher, place.channel().consumer("c") as consumer:
         _publish(publisher, 1)
         with pytest.raises(UsageError) as caught:

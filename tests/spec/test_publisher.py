@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import pathlib
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -245,9 +246,9 @@ def test_a_future_has_a_copy_of_the_tensors(directory: Place) -> None:
             assert torch.equal(load_file(held.path / "adapter_model.safetensors")["w"], torch.ones(1000))
 
 
-def test_one_publish_is_in_flight_at_most(directory: Place, tmp_path: Any) -> None:
-    (tmp_path / "payload").mkdir()
-    (tmp_path / "payload" / "w.bin").write_bytes(b"one")
+def test_one_publish_is_in_flight_at_most(directory: Place, room: pathlib.Path) -> None:
+    (room / "payload").mkdir()
+    (room / "payload" / "w.bin").write_bytes(b"one")
     going, gate = threading.Event(), threading.Event()
 
     def hold_up(done_bytes: int) -> None:
@@ -255,11 +256,11 @@ def test_one_publish_is_in_flight_at_most(directory: Place, tmp_path: Any) -> No
         assert gate.wait(20)
 
     with directory.channel().publisher(sweep=False) as publisher:
-        first = publisher.publish_directory(1, tmp_path / "payload", wait=False, progress=hold_up)
+        first = publisher.publish_directory(1, room / "payload", wait=False, progress=hold_up)
         assert going.wait(20)
         second: list[Any] = []
         caller = threading.Thread(
-            target=lambda: second.append(publisher.publish_directory(2, tmp_path / "payload", wait=False)), daemon=True
+            target=lambda: second.append(publisher.publish_directory(2, room / "payload", wait=False)), daemon=True
         )
         caller.start()
         caller.join(0.2)
@@ -271,8 +272,10 @@ def test_one_publish_is_in_flight_at_most(directory: Place, tmp_path: Any) -> No
         assert second[0].result(timeout=20).step == 2
 
 
-def test_an_error_in_the_background_is_raised_by_its_future_and_again_at_close(directory: Place, tmp_path: Any) -> None:
-    source = tmp_path / "payload"
+def test_an_error_in_the_background_is_raised_by_its_future_and_again_at_close(
+    directory: Place, room: pathlib.Path
+) -> None:
+    source = room / "payload"
     source.mkdir()
     (source / "w.bin").write_bytes(b"one")
     publisher = directory.channel().publisher(sweep=False)

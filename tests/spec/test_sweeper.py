@@ -253,6 +253,20 @@ def test_a_consumer_beside_the_sweeper_need_not_be_listed(place: Place) -> None:
             assert consumer.take(0.0) is not None
 
 
+def test_an_unreadable_sweeper_holds_consumers_up_for_a_lease(place: Place) -> None:
+    """It may announce anything. Whoever waits for it leaves one file, however often it tries."""
+    with place.channel(lease_s=1.2).publisher(sweep=False) as publisher:
+        _publish(publisher, 1)
+        place.storage().create("sweepers/000001-0123abcd.json", b"{not json")
+        with place.channel(lease_s=1.2).consumer("c") as consumer:
+            assert consumer.take(0.3) is None
+            assert consumer.status.startswith("waiting: the file of sweeper 000001-0123abcd cannot be read")
+            assert len(place.channel().observer().consumers()) <= 1
+            held = consumer.take(20.0)
+            assert held is not None
+            assert place.read(held) == "1"
+
+
 def test_I4_an_unreadable_consumer_file_holds_everything_for_a_lease(place: Place) -> None:
     with place.channel(lease_s=1.2).publisher(sweep=False) as publisher:
         versions = _publish(publisher, 1, 2)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -162,6 +164,17 @@ class Gated:
             return found(*args, **options)
 
         return call
+
+
+@contextmanager
+def quick_directory(fallback: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A new directory in memory, gone at the end; `fallback` on machines without such a file system."""
+    memory = pathlib.Path("/dev/shm")
+    if not os.access(memory, os.W_OK):
+        yield fallback
+        return
+    with tempfile.TemporaryDirectory(dir=memory, prefix="holdfast-test-") as name:
+        yield pathlib.Path(name)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ One thread takes at a time; acknowledge, release and reject may come from others
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -38,6 +39,7 @@ from holdfast.errors import (
 if TYPE_CHECKING:
     from holdfast.channel.channel import Channel
 
+LOOKS_PER_LEASE = 8  # silence counts only between looks that lie close together, see core/liveness.py
 FULL_LOOK_S = 5.0  # CURRENT is only a hint: list versions/ at least this often
 
 
@@ -86,6 +88,7 @@ class Consumer:
         self._observer = channel.observer()
         self._taking = threading.Lock()  # one thread takes at a time
         self._thread: ThreadPoolExecutor | None = None
+        self._look_s = math.inf
         self._opened = False
         self._closed = False
         self._listed: frozenset[Version] = frozenset()
@@ -111,6 +114,7 @@ class Consumer:
             raise UsageError(f"consumer {self.name} is closed", code="closed", hint="make a new one")
         if not self._opened:
             self.channel.open()
+            self._look_s = self.channel.lease_s / LOOKS_PER_LEASE
             self._life.begin()
             self._opened = True
             self._waiter.attach()
@@ -288,6 +292,7 @@ class Consumer:
     def _take(self, deadline_s: float | None, stop: threading.Event, min_step: int | None = None) -> HeldVersion | None:
         with self._taking:
             while not self._closed and not stop.is_set():
+                refused = self._life.state.refused
                 try:
                     self._life.check_problem()
                     given = self._poll(min_step)
@@ -304,9 +309,12 @@ class Consumer:
                     self._waiter.busy()
                     return self._handle(given)
                 left_s = None if deadline_s is None else deadline_s - clock_s()
+                if self._life.state.refused != refused:
+                    continue  # the one before it may be had at once
                 if left_s is not None and left_s <= 0:
                     return None
-                self._waiter.wait(left_s, looking_again=self._life.state.taking is not None)
+                pause_s = min(self._look_s, math.inf if left_s is None else left_s)
+                self._waiter.wait(pause_s, looking_again=self._life.state.taking is not None)
             return None
 
     def _poll(self, min_step: int | None) -> Given | None:
@@ -315,21 +323,34 @@ class Consumer:
         if not self._opened:
             return None
         lineage, versions = self._look()
-        looked = consume.Looked(lineage, versions)
         if min_step is not None:
-            line = candidates(lineage, versions)
-            if not self._reached(lineage, line, min_step):
-                return None
-            if line[0] in self._life.given:
-                return self._life.given[line[0]]
-            if line[0] == self._life.state.last:
-                self._life.change(again=line[0])
+            versions, given = self._aim(lineage, versions, min_step)
+            if given is not None or not versions:
+                return given
+        looked = consume.Looked(lineage, versions)
         if consume.pending(self._life.state, self._life.mode, looked):
             looked = consume.Looked(lineage, versions, self._life.tombstones())
         given = self._life.run(looked)
         if given is not None:
             self._seen_head = (lineage.cycle, given.version)
         return given
+
+    def _aim(
+        self, lineage: Lineage, versions: frozenset[Version], min_step: int
+    ) -> tuple[frozenset[Version], Given | None]:
+        """Nothing but the newest version that can be had, if it has `min_step`; or what is given already."""
+        refused = {version for version, _ in self._life.state.refused}
+        line = candidates(lineage, versions - refused)
+        if not self._reached(lineage, line, min_step):
+            return frozenset(), None
+        newest, state = line[0], self._life.state
+        if newest in self._life.given:
+            return frozenset(), self._life.given[newest]
+        if state.taking not in (None, newest):
+            self._life.interrupt()
+        if newest == state.last:
+            self._life.change(again=newest)
+        return frozenset({newest}), None
 
     def _look(self) -> tuple[Lineage, frozenset[Version]]:
         lineage = self._observer.lineage()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import secrets
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 
 import msgspec
 
@@ -61,17 +62,20 @@ class Register:
                 self._check_younger(older)
             records = {life: seen for life, seen in self._observer.consumers().items() if life.name == self._name}
             number = max((life.number for life in older), default=0) + 1
+            before = self._life
             self._life = Incarnation(self._name, number, secrets.token_hex(4))
             inherited = _inherit(state, [seen.record for _, seen in sorted(records.items()) if seen.record], copies)
             if self._mode.every and inherited.last is None:
                 # It goes on after what it has done with; else a consumer that dies often would begin anew each time,
                 # and everything after its beginning would wait for it.
                 inherited = msgspec.structs.replace(inherited, last=inherited.acknowledged)
-            self._beats = 1
-            began_s = clock_s()
-            self._channel.claims.create(self._path, encode(self._record(inherited)))
-            self._written_at_s = began_s
-            read = self._read_sweepers(lives=(*older, self._life))
+            try:
+                read = self._appear(inherited, older)
+            except HoldfastError:
+                with suppress(HoldfastError):  # else each try would leave a file behind
+                    self._channel.claims.delete(self._path)
+                    self._life = before
+                raise
             lost = inherited.holds & read.tombstoned
             if any(str(life) in expired for life in older for expired in [self._expired_names()]):
                 lost = inherited.holds  # whoever was taken for dead has lost its holds, in the next life too
@@ -86,6 +90,15 @@ class Register:
             if lost:
                 self.write(lambda: kept)
             return kept
+
+    def _appear(self, state: Consume, older: tuple[Incarnation, ...]) -> SweepersRead:
+        """Write the file of a new life, durably; then look at the sweepers' files."""
+        assert self._life is not None
+        self._beats = 1
+        began_s = clock_s()
+        self._channel.claims.create(self._path, encode(self._record(state)))
+        self._written_at_s = began_s
+        return self._read_sweepers(lives=(*older, self._life))
 
     def write(self, state: Callable[[], Consume]) -> None:
         """Put the file as `state` has it now. Durability: survives a crash once this returned.
