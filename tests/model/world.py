@@ -1,0 +1,177 @@
+"""What all actors of the model share: its versions, files that are read late, and how big it is.
+
+**Time.** Instants are counted; any number of things happen within one. An overwritten value of a file may still be read
+during the instant in which it was overwritten and the next one, and a sweeper settles for three instants.
+
+Why that is the protocol's time. All that the protocol knows of time is: a stale read lies *less* than one visibility
+bound B after the overwriting, and a second look at least 2 B after the tombstones. An order of events can happen iff
+the sum around every cycle of such constraints allows it: with k stale reads and s settlings on it, iff k B > 2 s B (the
+stale reads are strict), that is k ≥ 2 s + 1. With stale reads of at most 1 instant and settlings of at least 3 it can
+happen iff k ≥ 3 s. For s = 1 that is the same; for s ≥ 2 it asks for more stale reads, so whatever the model finds is
+real, and every real order is explored in which no single cycle of constraints runs through two settlings (each one
+through two different passes, and through five or more stale reads in turn). An instant is two thirds of B. B itself as
+the settling is 1.5 instants, that is 2: there the model must, and does, find the counterexample.
+
+**Crashes.** Nobody can tell a crashed process from one that does nothing for ever, and every actor may do nothing
+for ever at any point: crashes and freezes of publishers and sweepers need no rule. A consumer that comes back has one.
+A lease is at least 2 B + 3 beats, so whoever is silent has written nothing that somebody may still miss.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import NamedTuple
+
+from holdfast.core.lineage import Claim, Lineage, trace
+from holdfast.core.names import Version
+from holdfast.core.records import Term
+
+SETTLED = 2  # instants after which everybody has seen what happened
+
+# At most three versions exist, of these five names: up to three of publisher 1, up to two of publisher 2.
+NAMES = tuple(Version(cycle, step, 0, "000000") for cycle, step in ((1, 1), (1, 2), (1, 3), (2, 4), (2, 5)))
+FIRST = {1: 0, 2: 3}  # cycle -> the index of its first name
+TERMS = {1: Term(job="one", round=0, nonce="1"), 2: Term(job="two", round=0, nonce="2")}
+CLAIMANT = "p.1"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Size:
+    """One configuration: who takes part and what may go wrong.
+
+    Attributes:
+        versions: how many are committed in all; per_cycle: how many by each publisher at most.
+        modes: how each consumer works: "newest", "every" (both in place), "staged".
+        sweepers: the cycle of each.
+        stale: overwritten values may be read for less than the visibility bound.
+        expiry: whoever is silent may be taken for dead.
+        lives: how often each consumer begins, 2 = it may crash, or find itself expired, and come back once.
+        fails: what is given may fail, and is then given again.
+        acknowledges: consumers acknowledge, which takes a look at the own lease.
+        unseen: a sweeper may never notice a consumer's new file; sweepers may be known to be dead.
+        removals_fail: removing a version may fail.
+        torn: the second look reads one part after the other, with freezes between.
+        keep_recent: the retention's.
+    """
+
+    versions: int = 3
+    per_cycle: tuple[int, int] = (3, 2)
+    modes: tuple[str, ...] = ("newest", "newest")
+    sweepers: tuple[int, ...] = (1, 2)
+    stale: int = 2
+    expiry: tuple[int, ...] = ()
+    lives: int = 1
+    fails: bool = False
+    acknowledges: bool = False
+    unseen: bool = False
+    removals_fail: bool = False
+    torn: bool = True
+    late_listings: bool = False
+    pins: bool = False
+    at_once: int = 2
+    expired_at_most: int = 8
+    keep_recent: int = 1
+    settle: int = 3
+
+
+class File(NamedTuple):
+    """One file with one writer, as a set of bits, and which bits a reader may still miss.
+
+    `young`: written in this instant, `younger` no longer: bits[0] in this instant, bits[1] in the one before.
+
+    Older values that say *more* (a hold that is released by now, a tombstone that is withdrawn) are left out. They make
+    a reader careful and nothing else: a sweeper that sees a released hold keeps the version, as it keeps a pinned one
+    (`Size.pins` explores keeping anything at any look); a consumer that sees a withdrawn tombstone gives the version up,
+    as one that gets it and lets go at once.
+    """
+
+    now: int = 0
+    young: tuple[int, int] = (0, 0)
+
+    def write(self, bits: int, *, stale: int) -> File:
+        added = bits & ~self.now
+        newest, newer = self.young[0] & bits, self.young[1] & bits & ~added
+        return File(bits, (newest | (added if stale == 2 else 0), newer | (added if stale == 1 else 0)))
+
+    def tick(self) -> File:
+        return File(self.now, (0, self.young[0])) if self.young != (0, 0) else self
+
+    @property
+    def readable(self) -> tuple[int, ...]:
+        """What a reader may find."""
+        newest, newer = self.young
+        return tuple(dict.fromkeys((self.now, self.now & ~newest, self.now & ~newest & ~newer)))
+
+    @property
+    def quiet(self) -> bool:
+        """Everybody sees what stands there."""
+        return self.young == (0, 0)
+
+
+# Bits of a consumer's file: its holds, by NAMES, and that the file is there.
+HOLDS = (1 << len(NAMES)) - 1
+THERE = 1 << len(NAMES)
+# Bits of a sweeper's file: tombstones, by NAMES, that it is there, then lives that are expired, then lives that were seen.
+LIVES = 2
+_KEYS_AT = len(NAMES) + 1
+_KEYS_MAX = 4 * LIVES  # three consumers and the claimant
+
+
+def key_bit(key: str) -> int:
+    """The place of a consumer's life ("0.1", "p.1") among all keys."""
+    name, _, life = key.partition(".")
+    return (3 if name == "p" else int(name)) * LIVES + int(life) - 1
+
+
+@lru_cache(maxsize=None)
+def keys_of(bits: int) -> frozenset[str]:
+    return frozenset(key for key in ALL_KEYS if bits >> key_bit(key) & 1)
+
+
+@lru_cache(maxsize=None)
+def bits_of_keys(keys: frozenset[str]) -> int:
+    return sum(1 << key_bit(key) for key in keys)
+
+
+ALL_KEYS = tuple(f"{name}.{life}" for name in "012p" for life in range(1, LIVES + 1))
+
+
+def record_bits(tombstones: int, expired: frozenset[str], seen: frozenset[str]) -> int:
+    return tombstones | THERE | bits_of_keys(expired) << _KEYS_AT | bits_of_keys(seen) << (_KEYS_AT + _KEYS_MAX)
+
+
+def expired_in(record: int) -> frozenset[str]:
+    return keys_of(record >> _KEYS_AT & ((1 << _KEYS_MAX) - 1))
+
+
+def seen_in(record: int) -> frozenset[str]:
+    return keys_of(record >> (_KEYS_AT + _KEYS_MAX))
+
+
+@lru_cache(maxsize=None)
+def versions_of(mask: int) -> frozenset[Version]:
+    return frozenset(version for index, version in enumerate(NAMES) if mask >> index & 1)
+
+
+@lru_cache(maxsize=None)
+def mask_of(versions: Iterable[Version]) -> int:
+    return sum(1 << NAMES.index(version) for version in versions)
+
+
+@lru_cache(maxsize=None)
+def lineage_of(claim: int, start: Version | None) -> Lineage:
+    """The lineage of the highest claim: cycle 1 alone, or cycle 2 that starts from `start`."""
+    claims = [Claim(1, TERMS[1], None)]
+    if claim == 2:
+        claims.append(Claim(2, TERMS[2], start))
+    return trace(tuple(claims))
+
+
+def told(mask: int) -> str:
+    return "{" + ", ".join(f"c{v.cycle}-s{v.step}" for v in sorted(versions_of(mask))) + "}"
+
+
+def short(version: Version | None) -> str:
+    return "nothing" if version is None else f"c{version.cycle}-s{version.step}"
