@@ -1,0 +1,1 @@
+"""Recipes: a channel under other trainers; each is described in docs/recipes."""
