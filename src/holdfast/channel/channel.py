@@ -191,14 +191,16 @@ class Channel:
 
     def event_log(self, process: str) -> EventLog:
         """The event file of one process. Its directory's absence means no events, never an error."""
-        directory: pathlib.Path | None = None
+        name = f"{process}-{socket.gethostname()}-{secrets.token_hex(4)}.jsonl"
         if not isinstance(self._events, bool):
-            directory = pathlib.Path(self._events)
-        elif self._events and self.claims.capabilities.local_paths:
-            directory = self.claims.local_path("events")
-        if directory is None:
+            return EventLog(pathlib.Path(self._events) / name, process)
+        if not self._events:
             return EventLog(None, process)
-        return EventLog(directory / f"{process}-{socket.gethostname()}-{secrets.token_hex(4)}.jsonl", process)
+        try:
+            path = self.claims.local_path(f"events/{name}")
+        except UsageError:  # a storage without directories
+            return EventLog(None, process)
+        return EventLog(path, process, ready=lambda: self._record is not None)
 
     def store_bound(self, bound_s: float, probed: dict[str, object]) -> None:
         """Record what `holdfast doctor` found. Durability: as `Storage.replace`. Unknown fields are kept."""

@@ -12,6 +12,7 @@ import os
 import pathlib
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -45,11 +46,15 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class EventLog:
-    """Appends events to one file; `path` None writes none. Opens the file at the first event."""
+    """Appends events to one file; `path` None writes none. Opens the file at the first event once it is `ready`.
 
-    def __init__(self, path: pathlib.Path | None, process: str) -> None:
+    Before that the file must not be touched: asked for too early, the channel would stay "missing" on an NFS client.
+    """
+
+    def __init__(self, path: pathlib.Path | None, process: str, ready: Callable[[], bool] = lambda: True) -> None:
         self._path = path
         self._process = process
+        self._ready = ready
         self._lock = threading.Lock()
         self._descriptor: int | None = None
         self._size = 0
@@ -71,6 +76,9 @@ class EventLog:
             return
         data = msgspec.json.encode(line, enc_hook=str) + b"\n"
         with self._lock:
+            if not self._ready():
+                self._early = [*self._early, data][-EARLY_MAX:]
+                return
             try:
                 for line_bytes in (*self._early, data):
                     self._append(self._path, line_bytes)

@@ -55,9 +55,7 @@ class PosixStorage:
         watch = self.watch()
         if watch is not None:
             watch.close()
-        return Capabilities(
-            kind="posix", rename_tree=True, local_paths=True, links=True, notifies=watch is not None
-        )
+        return Capabilities(kind="posix", rename_tree=True, local_paths=True, links=True, notifies=watch is not None)
 
     # Listing and reading
 
@@ -71,7 +69,7 @@ class PosixStorage:
 
     def _scan(self, directory: str) -> Sequence[Entry]:
         if not directory:
-            return self._ops.scandir(None, self._root.path, follow=True)
+            return self._root.scan()
         with self._root.parent(check_path(directory)) as (at, name):
             try:
                 return self._ops.scandir(at, name)
@@ -397,4 +395,5 @@ class PosixStorage:
             return self._ops.free_bytes(handle)
 
     def watch(self) -> Watch | None:
-        return self._ops.watch(self._root.path)
+        with os_errors(""):
+            return self._ops.watch(self._root.path) if self._root.appeared() else None

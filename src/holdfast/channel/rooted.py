@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from holdfast.channel.ops import Ops
+from holdfast.channel.storage import Entry
+from holdfast.channel.watch import file_system
 from holdfast.errors import ConflictError, HoldfastError, IntegrityError, NotVisibleError, UnavailableError
 
 log = logging.getLogger(__name__)
@@ -65,6 +68,44 @@ class Root:
         self.path = path
         self.ops = ops
         self.directory_sync: bool | None = None
+        self._seen = "/"  # the last directory on the way down to the root that was there
+
+    def appeared(self) -> bool:
+        """Whether the root may be asked for by its name: it is there, or may come on a local file system.
+
+        An NFS client that asks for a name too early keeps "missing" for 30 s and more, on NFS 3 sometimes for good. So
+        there a name is asked for only once a listing shows it, from the last directory that was there downwards.
+        """
+        while self._seen != self.path:
+            name = self.path[len(self._seen) :].strip("/").partition("/")[0]
+            if file_system(self._seen).startswith("nfs") and not self._lists(self._seen, name):
+                return False
+            below = f"{self._seen.rstrip('/')}/{name}"
+            try:
+                self.ops.close(self.ops.open_directory(None, below, follow=True))
+            except (FileNotFoundError, NotADirectoryError):
+                return False
+            except PermissionError:
+                pass  # may be passed through all the same
+            self._seen = below
+        return True
+
+    def _lists(self, directory: str, name: str) -> bool:
+        """Whether a listing of `directory` shows `name`; True where it may not be listed."""
+        try:
+            return any(entry.name == name for entry in self.ops.scandir(None, directory, follow=True))
+        except PermissionError:
+            return True
+
+    def scan(self) -> list[Entry]:
+        """A listing of the root itself. FileNotFoundError: not there yet."""
+        if not self.appeared():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.path)
+        try:
+            return self.ops.scandir(None, self.path, follow=True)
+        except FileNotFoundError:
+            self._seen = "/"  # it has gone, and may come again
+            raise
 
     @contextmanager
     def directory(self, path: str) -> Iterator[int]:
