@@ -134,12 +134,18 @@ class Observer:
 
     def pins(self) -> frozenset[Version]:
         """The versions that are pinned by hand."""
-        return frozenset(v for entry in self._store.list("pins") if (v := parse_version(entry.name)) is not None)
+        entries = self._store.list("pins")
+        if not entries:
+            _require(self._store, "pins")
+        return frozenset(v for entry in entries if (v := parse_version(entry.name)) is not None)
 
     def _participants(self, directory: str, parse: Callable[[str], K | None], kind: type[R]) -> dict[K, Seen[R]]:
         found: dict[K, Seen[R]] = {}
         self._claims.list("")
-        for entry in self._claims.list(directory):
+        entries = self._claims.list(directory)
+        if not entries:
+            _require(self._claims, directory)
+        for entry in entries:
             key = parse(_stem(entry.name))
             if key is None or entry.kind != "file":
                 continue
@@ -175,6 +181,21 @@ class Observer:
             return Seen(decode(data, kind, path=path), data)
         except IntegrityError:
             return Seen(None, data)
+
+
+def _require(store: Storage, directory: str) -> None:
+    """Nobody in a directory that is there is nobody; in one that isn't, there may be anybody.
+
+    Raises:
+        NotVisibleError: code "no_directory". Look again; nothing may be concluded.
+    """
+    if all(entry.name != directory for entry in store.list("")) and store.capabilities.rename_tree:
+        raise NotVisibleError(
+            f"{directory}/ is not there (any more)",
+            code="no_directory",
+            hint="is the storage mounted? The channel was made with it",
+            path=directory,
+        )
 
 
 def _stem(file_name: str) -> str:

@@ -26,7 +26,7 @@ from holdfast.core.bounds import BEATS_PER_LEASE, bound_s, settle_s
 from holdfast.core.names import Incarnation, Version, parse_version
 from holdfast.core.records import ConsumerRecord, SweeperRecord, versions_in
 from holdfast.core.retention import Retention
-from holdfast.errors import HoldfastError
+from holdfast.errors import HoldfastError, NotVisibleError
 
 logger = logging.getLogger(__name__)
 
@@ -265,6 +265,12 @@ class Sweeper:
     def _look(self) -> protocol.View:
         lineage = self._observer.lineage()
         versions = self._observer.versions()
+        if lineage.cycle < max(self._cycle or 0, 1 if versions else 0):
+            raise NotVisibleError(
+                f"the claim of cycle {self._cycle or '?'} is not visible here (any more): nothing may go",
+                code="claim_not_visible",
+                hint="is the storage mounted? cycles/ was there before",
+            )
         consumers = self._observer.consumers()
         sweepers = self._observer.sweepers()
         now_s = clock_s()
