@@ -85,11 +85,21 @@ class Register:
                 given=inherited.given - lost,
                 serving=inherited.serving - lost,
             )
-            for life in older:
-                self._channel.claims.delete(f"consumers/{life}.json")
+            self._end(older)
             if lost:
                 self.write(lambda: kept)
             return kept
+
+    def _end(self, older: tuple[Incarnation, ...]) -> None:
+        """Remove the files of earlier lives. Where they are another user's, it is this life that ends."""
+        for life in older:
+            try:
+                self._channel.claims.delete(f"consumers/{life}.json")
+            except UnavailableError as error:
+                if is_read_only(error) and life == older[0]:
+                    with suppress(HoldfastError):
+                        self._channel.claims.delete(self._path)
+                raise
 
     def _appear(self, state: Consume, older: tuple[Incarnation, ...]) -> SweepersRead:
         """Write the file of a new life, durably; then look at the sweepers' files."""
