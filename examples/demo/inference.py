@@ -129,4 +129,5 @@ def main(root: str, name: str, mode: str) -> None:
     engine = Engine(places)
     channel = holdfast.Channel(places.channel)
     with channel.consumer(name, stage=places.stage if mode == "staged" else None) as consumer:
+        report.say("ready")
         consume(consumer, Server(engine, report))

@@ -51,10 +51,13 @@ class Demo:
         plan, start = self.plan, self.cast.start
         steps = f"{plan.warm_up_steps} steps on the documentation strings of Python {platform.python_version()}"
         self.cast.say(f"a base model is made ({steps})")
+        self.channel.open(create=True)
         start("base", "model")
         a = start("inference-a", "inference", "inference-a", "in-place")
         b = start("inference-b", "inference", "inference-b", "staged")
         first = start("trainer-1", "trainer", 1, plan.kill_at)
+        self.cast.wait_for("both servers to be ready", lambda: a.said("ready") and b.said("ready"))
+        self.places.servers_ready.touch()
         self.kill_in_the_middle(first, a, b)
         second = start("trainer-2", "trainer", 2, plan.zombie_at)
         self.freeze_a_server(second, a, b)

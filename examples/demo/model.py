@@ -20,7 +20,7 @@ from examples.demo.text import documents, encode, train_tokenizer
 HELD_OUT = 60  # documents that are never trained on
 HELD_ROWS = 8
 HELD_CONTEXT = 128
-PROMPTS = ("Return the ", "Raise ValueError if", "This function")
+PROMPTS = ("Return the", "Return True if", "Return a list of")
 LEARNING_RATE = 5e-3
 WARM_UP_RATE = 3e-3
 # The embeddings too: this base has seen so little that the adapter has to teach it words.

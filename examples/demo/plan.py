@@ -87,6 +87,11 @@ class Places:
         return self.root / "base"
 
     @property
+    def servers_ready(self) -> pathlib.Path:
+        """Made by main once both inference processes wait for versions; the trainer begins then."""
+        return self.root / "servers-ready"
+
+    @property
     def checkpoints(self) -> pathlib.Path:
         return self.root / "checkpoints"
 

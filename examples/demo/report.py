@@ -92,11 +92,11 @@ def conclude(places: Places, plan: Plan, witnessed: Witnessed, took_s: float) ->
 
 
 def _print_versions(story: Story, witnessed: Witnessed) -> None:
-    swept = {event.version: event.reason for event in story.events["swept"]}
+    fates = {event.version: f"swept: {event.reason.removeprefix('goes: ')}" for event in story.events["swept"]}
     losses = [story.losses(name) for name in SERVERS]
     print("\n cycle   step   inference-a   inference-b   in the end   (held-out loss, nats per token)")
     for said in story.published():
-        fate = f"swept: {swept[said.version]}" if said.version in swept else witnessed.left.get(said.version, "")
+        fate = fates.get(said.version, witnessed.left.get(said.version, ""))
         cells = "".join(f"{each[said.version]:14.3f}" if said.version in each else f"{'–':>14}" for each in losses)
         print(f"{said.cycle:6}{said.step:7}{cells}   {fate}")
     print("–: not used, since a newer one was there already when the process looked")

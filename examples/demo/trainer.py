@@ -118,6 +118,7 @@ def main(root: str, number: str, halt_at: str = "") -> int:
     checkpoint = newest_checkpoint(places.checkpoints)
     if checkpoint is not None:
         trainer.restore(checkpoint)
+    wait_for_path(places.servers_ready)
     publisher = holdfast.Channel(places.channel).publisher(
         plan.retention,
         resume_from=checkpoint.version if checkpoint is not None else None,
