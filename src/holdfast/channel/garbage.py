@@ -44,7 +44,7 @@ class Garbage:
         beat = self._observer.beat(cycle)
         self._closed = beat.record is not None and beat.record.closed
         left = {_left(nonce): None for store in self._stores() for nonce in store.list_garbage()}
-        return {_publisher(cycle): beat.token, **left}
+        return left if self._closed else {_publisher(cycle): beat.token, **left}
 
     def collect(self, cycle: int, sweeper: str, watch: Watch, lease_s: float) -> tuple[str, ...]:
         """Remove leftovers as a sweeper of `cycle`; their names."""
