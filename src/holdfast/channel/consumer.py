@@ -261,9 +261,13 @@ class Consumer:
         """See `HeldVersion.acknowledge`."""
         self._life.check_problem()
         if self.holds(version):
-            self._life.run(consume.Acknowledge(version))
-            if version in self._life.state.given and version not in self._life.state.serving:
-                self._life.run(consume.Acknowledge(version))  # a staged copy outlived its consumer's silence
+            try:
+                self._life.run(consume.Acknowledge(version))
+                if version in self._life.state.given and version not in self._life.state.serving:
+                    self._life.run(consume.Acknowledge(version))  # a staged copy outlived its consumer's silence
+            except ConflictError as error:
+                self._life.end_life(error)
+                raise
         if version not in self._life.state.serving:
             raise ConflictError(
                 f"{self.name} does not hold {version} any more",
