@@ -36,6 +36,7 @@ CHANNEL = "channel.json"
 OPEN_TO_ALL = ("consumers", "sweepers", "events")
 OWN = ("cycles", "versions", "staging", "pins")
 BEAT_S_MAX = 10.0
+MAKE_TRIES = 5
 _OURS = frozenset((*OPEN_TO_ALL, *OWN, CHANNEL, "CURRENT"))
 
 
@@ -226,6 +227,18 @@ class Channel:
         return record
 
     def _make(self) -> None:
+        for tried in range(1, MAKE_TRIES + 1):
+            try:
+                self._make_once()
+            except (
+                NotVisibleError
+            ):  # another machine makes it too, and one's new directory took the place of the other's
+                if tried == MAKE_TRIES:
+                    raise
+            else:
+                return
+
+    def _make_once(self) -> None:
         self.store.make_directory("", 0o755)
         if self.claims is not self.store:
             self.claims.make_directory("", 0o755)
