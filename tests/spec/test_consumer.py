@@ -546,6 +546,24 @@ def test_a_staged_version_is_the_consumers_own_and_the_hold_ends_with_the_copy(
     assert [path for path in stage.rglob("*") if path.is_file()] == []
 
 
+def test_a_copy_is_given_even_where_the_end_of_its_hold_cannot_be_written(place: Place, room: pathlib.Path) -> None:
+    with place.channel().publisher(sweep=False) as publisher:
+        _publish(publisher, 1)
+        for calls in range(60):
+            link = CutOff(place.storage())
+            with _channel(link).consumer("c", stage=room / "stage") as consumer:
+                link.cut(after_calls=calls)
+                held = consumer.take(0.0)
+                was_cut = link.is_cut
+                link.mend()
+                held = held if held is not None else _take(consumer)
+                assert (held.path / "w.bin").read_text() == "1"
+                held.release()
+            if not was_cut:
+                return
+        pytest.fail("taking one version needs more than 60 calls")
+
+
 def test_staged_copies_are_taken_over_after_a_restart(place: Place, room: pathlib.Path) -> None:
     with place.channel().publisher(sweep=False) as publisher:
         _publish(publisher, 1)

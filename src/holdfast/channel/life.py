@@ -23,7 +23,14 @@ from holdfast.core import consume
 from holdfast.core.consume import Consume, Mode
 from holdfast.core.manifest import Manifest
 from holdfast.core.names import Version
-from holdfast.errors import ConflictError, HoldfastError, NotVisibleError, UnavailableError, UsageError
+from holdfast.errors import (
+    ConflictError,
+    HoldfastError,
+    NotVisibleError,
+    OutcomeUnknownError,
+    UnavailableError,
+    UsageError,
+)
 
 _OF_GIVEN = (consume.Acknowledge, consume.Release, consume.Fail, consume.Reject)
 
@@ -105,7 +112,7 @@ class Life:
             with self._lock:
                 event = events.pop(0)
                 if taking and lives not in (None, self._lives):
-                    return None
+                    return given
                 if isinstance(event, _OF_GIVEN) and event.version not in self.state.given:
                     return None
                 lives, before = self._lives, self.state.refused
@@ -114,7 +121,13 @@ class Life:
             for version, reason in refused if not isinstance(event, consume.Reject) else ():
                 self._events.emit("refused", reason, version=version)
             for effect in effects:
-                follows = self._do(effect)
+                try:
+                    follows = self._do(effect)
+                except (UnavailableError, OutcomeUnknownError, ConflictError) as error:
+                    if given is None:
+                        raise
+                    self._late(given.version, error)  # what is given is given
+                    continue
                 if isinstance(follows, Given):
                     given = follows
                 elif isinstance(follows, consume.Written) and not taking:
@@ -146,13 +159,18 @@ class Life:
                 return
         try:
             self.run(event)
-        except UnavailableError as error:  # its file still says that it is held; the next beat writes it anew
-            self._events.emit("release_late", str(error), version=version, code=error.code)
-        except ConflictError as error:  # the hold is gone already
-            self.end_life(error)
+        except (UnavailableError, OutcomeUnknownError, ConflictError) as error:
+            self._late(version, error)
         if self._owns_copies():
             self._checker.drop(version)
         self._events.emit(word, reason, version=version)
+
+    def _late(self, version: Version, error: HoldfastError) -> None:
+        """The end of a hold could not be written: the next beat writes it; or the hold is gone with this life."""
+        if isinstance(error, ConflictError):
+            self.end_life(error)
+        else:
+            self._events.emit("release_late", str(error), version=version, code=error.code)
 
     def end_life(self, problem: ConflictError) -> None:
         """Note that this life is over; `check_problem` tells, or starts a new one."""
@@ -268,6 +286,8 @@ class Life:
 
     def _start_again(self) -> None:
         """The machine dropped every hold: begin a new incarnation."""
+        if self.mode.staged:
+            self._forget_lost_copies()
         with self._lock:
             self._lives += 1
             self.given = {version: given for version, given in self.given.items() if version in self.state.given}
@@ -277,6 +297,14 @@ class Life:
         except ConflictError as error:
             self.end_life(error)
             raise
+
+    def _forget_lost_copies(self) -> None:
+        """Another process may have had this name, tidied up, and left, all while this one was silent."""
+        copies = self._checker.copies()
+        with self._lock:
+            kept = frozenset(version for version in self.state.given if str(version) in copies)
+            again = self.state.last if self.state.last in self.state.given - kept else self.state.again
+            self.state = msgspec.structs.replace(self.state, given=kept, serving=self.state.serving & kept, again=again)
 
     def _beat(self) -> None:
         if self.mode.writes and self._problem is None:

@@ -350,7 +350,8 @@ def _give(state: Consume, mode: Mode) -> tuple[Consume, tuple[Effect, ...]]:
         given=state.given | {version},
         holds=state.holds - {version} if mode.staged else state.holds,
     )
-    return given, (*(_written(mode) if mode.staged else ()), give)
+    # The copy is the user's whether or not the end of its hold can be written just now.
+    return given, (give, *(_written(mode) if mode.staged else ()))
 
 
 def _not_visible(state: Consume, event: NotVisible, mode: Mode) -> tuple[Consume, tuple[Effect, ...]]:
