@@ -644,6 +644,28 @@ def test_what_is_said_of_one_version_while_another_is_taken_loses_neither(place:
         assert consumer.take(0.0) is None
 
 
+@pytest.mark.parametrize("staged", [False, True])
+def test_a_version_that_is_swept_before_the_hold_stands_is_given_up_at_once(
+    place: Place, tmp_path: pathlib.Path, staged: bool
+) -> None:
+    gate = Gated(place.storage())
+    stage = tmp_path / "stage" if staged else None
+    with place.channel().publisher(sweep=False) as publisher, _channel(gate).consumer("c", stage=stage) as consumer:
+        _publish(publisher, 1)
+        stop = gate.stop_at("replace", "consumers/")
+        taking = Background(lambda: _take(consumer))
+        taking.start()
+        assert stop.reached.wait(20)
+        _publish(publisher, 2)
+        with place.channel().sweeper(Retention(keep_recent=1)) as sweeper:
+            assert len(sweeper.sweep().removed) == 1
+        stop.go.set()
+        assert taking.result().step == 2
+        (seen,) = place.channel().observer().consumers().values()
+        assert seen.record is not None
+        assert seen.record.refused == {}
+
+
 def test_an_expiry_that_is_found_while_a_version_is_taken_loses_nothing_but_the_holds(place: Place) -> None:
     gate = Gated(place.storage())
     with place.channel().publisher(sweep=False) as publisher, _channel(gate).consumer("c") as consumer:

@@ -227,6 +227,22 @@ def test_I1_what_is_not_visible_is_looked_for_until_nothing_came_for_patience() 
     assert state.given == NOTHING
 
 
+def test_what_was_swept_before_the_hold_stood_is_given_up_for_what_is_there() -> None:
+    state, mode = checking()
+    state, _ = play(state, NotVisible("missing", 0, 100.0), mode=mode)
+    state, effects = play(state, looked(V2), mode=mode)
+    assert effects == (WriteRecord(),)
+    assert (state.taking, state.holds, state.refused) == (None, NOTHING, NOTHING)
+    assert play(state, looked(V2), mode=mode)[0].taking == V2
+
+
+def test_what_a_listing_does_not_show_yet_is_waited_for_while_nothing_newer_is_there() -> None:
+    state, mode = checking()
+    state, _ = play(state, NotVisible("missing", 0, 100.0), mode=mode)
+    for versions in ((), (V1,), (V1, V2)):
+        assert play(state, looked(*versions), mode=mode) == (state, (Check(V1, again=True),))
+
+
 def test_I1_what_is_damaged_is_refused_at_once_and_the_next_one_is_taken() -> None:
     state, mode = checking()
     state, effects = play(state, Damaged("flipped"), mode=mode)

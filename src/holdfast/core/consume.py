@@ -7,9 +7,10 @@ Taking one version goes through these phases (`taking` is that version):
     LOOKING   --SweepersRead-->  CHECKING   do: Check (open the manifest, every size and digest; copy when staging)
                                  IDLE       tombstoned: do WriteRecord (without the hold)
                                  UNSEEN     a live sweeper has not listed this consumer: nothing is loaded in place yet
-    UNSEEN    --Looked-->        LOOKING    do: ReadSweepers
+    UNSEEN    --Looked-->        LOOKING    do: ReadSweepers; or IDLE as below
     CHECKING  --Checked-->       IDLE       do: Give
               --NotVisible-->    CHECKING   do: Check again through fresh listings, until `patience_s` without progress
+              --Looked-->        IDLE       rewound, or swept before the hold stood: do WriteRecord (without the hold)
               --Damaged-->       IDLE       do: WriteRecord (refused, with the reason)
 
 Acknowledge, release, reject and fail are the user's, for versions that were given, in any phase:
@@ -240,8 +241,8 @@ def step(state: Consume, event: Event, mode: Mode) -> tuple[Consume, tuple[Effec
     match state.phase, event:
         case Phase.IDLE, Looked():
             return _choose(state, event, mode)
-        case Phase.UNSEEN | Phase.CHECKING, Looked(lineage):
-            return _still_wanted(state, lineage)
+        case Phase.UNSEEN | Phase.CHECKING, Looked():
+            return _still_wanted(state, event, mode)
         case Phase.HOLDING, Written():
             return _to(state, Phase.LOOKING), (ReadSweepers(),)
         case Phase.LOOKING, SweepersRead(expired=True):
@@ -312,11 +313,17 @@ def _why_idle(state: Consume, lineage: Lineage, rewound: bool) -> str:
     return f"up to date: {state.last} is the newest of cycle {lineage.cycle}"
 
 
-def _still_wanted(state: Consume, lineage: Lineage) -> tuple[Consume, tuple[Effect, ...]]:
-    """A poll while the version is not visible, or this consumer not seen: a rewind may have made it unwanted."""
+def _still_wanted(state: Consume, looked: Looked, mode: Mode) -> tuple[Consume, tuple[Effect, ...]]:
+    """A poll while the version is not visible, or this consumer not seen: is the version still worth waiting for?
+
+    Not after a rewind; nor if it was swept before the hold stood: then a listing has newer ones, and not this one.
+    """
     assert state.taking is not None
-    if lineage.cycle > state.claim and state.taking not in lineage:
-        return _give_up(state, state.taking), (WriteRecord(),)
+    lineage, taking = looked.lineage, state.taking
+    rewound = lineage.cycle > state.claim and taking not in lineage
+    swept = taking not in looked.versions and any(v > taking for v in candidates(lineage, looked.versions))
+    if rewound or swept:
+        return _give_up(state, taking), _written(mode)
     if state.phase is Phase.UNSEEN:
         return _to(state, Phase.LOOKING), (ReadSweepers(),)
     return state, (Check(state.taking, again=True),)
