@@ -373,8 +373,20 @@ MUTANTS = [
         (
             "rewind-unwanted",
             "what a rewind dropped is not waited for",
-            "    if lineage.cycle > state.claim and state.taking not in lineage:\n",
-            "    if False:\n",
+            "    if rewound or swept:\n",
+            "    if swept:\n",
+        ),
+        (
+            "swept-unwanted",
+            "what was swept before the hold stood is not waited for",
+            "    if rewound or swept:\n",
+            "    if rewound:\n",
+        ),
+        (
+            "late-wanted",
+            "what is not visible yet is waited for while nothing newer is there",
+            "swept = taking not in looked.versions and any(",
+            "swept = taking not in looked.versions or any(",
         ),
         (
             "acknowledge-lease",
