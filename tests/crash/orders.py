@@ -47,18 +47,20 @@ def above(path: str) -> str:
 def check_orders(trace: Trace) -> dict[str, int]:
     """Every order of design 4.2 that shows in operations; how often each was looked at."""
     counts = dict.fromkeys(("version", "record", "hint", "retired"), 0)
-    for i, one in enumerate(trace.operations):
+    for commit, one in enumerate(trace.operations):
         if one.name not in ("rename", "link") or not one.to:
             continue
         if one.path.startswith("staging/") and one.to.startswith("versions/"):
+            pointed = [i for i in trace.indexes(("rename",), lambda path: path == "CURRENT") if i < commit]
+            assert len(pointed) == counts["version"], "CURRENT is pointed at what is there"
             counts["version"] += 1
-            _check_version(trace, i)
+            _check_version(trace, commit)
         elif one.path.startswith("versions/"):
             counts["retired"] += 1
-            _check_retired(trace, i)
+            _check_retired(trace, commit)
         elif DURABLE.fullmatch(one.to):
             counts["record"] += 1
-            _check_record(trace, i)
+            _check_record(trace, commit)
         elif HINT.fullmatch(one.to):
             counts["hint"] += 1
             assert TEMPORARY.fullmatch(one.path.rpartition("/")[2]), "written apart, then renamed"
@@ -146,6 +148,9 @@ def check_takes(trace: Trace) -> int:
         assert any(_reads(one, _is_sweepers) for one in trace.operations[look : opened[0]]), "and the look is a look"
         listed = [one.path for one in trace.operations[look : opened[0]] if one.name == "scandir"]
         assert {"versions", tree} <= set(listed), "fresh listings before the first name is asked for"
+        hint = next(i for i in read if trace.operations[i].path == "CURRENT")
+        listed = [one.path for one in trace.operations[begin:hint] if one.name == "scandir"]
+        assert {"", "cycles"} <= set(listed), "the channel, then its claims, before CURRENT"
     return count
 
 
@@ -173,6 +178,10 @@ def check_sweeps(trace: Trace) -> int:
         listed = {one.path for one in looked if one.name == "scandir"}
         assert {"", "cycles", "versions", "consumers", "sweepers"} <= listed, f"not looked at again: {listed}"
         assert any(_reads(one, lambda path: path.startswith("consumers/")) for one in looked)
+        reads = [
+            one for one in looked if _reads(one, _is_consumers) and isinstance(one, Heard) and one.who == "sweeper"
+        ]
+        assert len(reads) == 1, "announced after the first look, and removed after the second"
     return len(moves)
 
 

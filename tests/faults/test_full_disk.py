@@ -53,8 +53,7 @@ def test_a_publish_that_does_not_fit_shows_nothing_and_works_once_there_is_room(
     sweeper = Sweeper(open_channel(disk), KEEP_ONE, cycle=publisher.cycle, writing=frozenset)
     published: list[Version] = []
     with pytest.raises(UnavailableError) as caught:
-        for step in range(10):
-            published.append(publisher.publish_payload(step, payload(step)))
+        published.extend(publisher.publish_payload(step, payload(step)) for step in range(10))
     assert caught.value.code == "errno_enospc"
     assert caught.value.hint
     store = open_channel(disk).store
@@ -79,7 +78,9 @@ def test_the_reserve_is_spent_on_tombstones(disk: SimulatedDisk, num_free: int) 
     fill(disk, num_free)
     swept = sweeper.sweep()
     assert swept.removed == (str(published[0]), str(published[1]))
-    assert [path for path in disk.tree() if path.endswith(".reserve")] == reserves, "set aside anew, now that there is room"
+    assert [path for path in disk.tree() if path.endswith(".reserve")] == reserves, (
+        "set aside anew, now that there is room"
+    )
     sweeper.stop()
     publisher.close()
 

@@ -16,9 +16,10 @@ from holdfast.channel.events import EventLog
 from holdfast.channel.ops import Ops
 from holdfast.channel.payload import Payload
 from holdfast.channel.posix import PosixStorage
+from holdfast.channel.publisher import Publisher
 from holdfast.channel.sources import BytesSource, Pieces
 from holdfast.channel.sweeper import Sweeper
-from holdfast.core.records import SweeperRecord, encode
+from holdfast.core.records import SweeperRecord, Term, encode
 from holdfast.core.retention import Retention
 from holdfast.errors import ConflictError, FencedError, OutcomeUnknownError
 from holdfast.testing import FaultyOps, SimulatedDisk
@@ -146,6 +147,25 @@ def test_a_claim_that_cannot_be_read_back_closes_nobody_elses_reign(hand: Hand) 
     beat = observer.beat(2).record
     assert beat is not None
     assert not beat.closed, "the winner's reign goes on"
+    world.abandon()
+
+
+def test_whoever_loses_the_race_for_a_claim_asks_again(hand: Hand) -> None:
+    disk, told = prepared(hand, "ext4-like", acts.publish_four)
+    own = clone(disk)
+    world = World(hand, own, told)
+    start = told.line[-1]
+    winners: list[Publisher] = []
+    racing = Before(own, "link", "000002.json", lambda: winners.append(world.open_publisher(start=start)))
+    told.rounds += 1  # the winner is of the lower round, so the loser may follow it
+    late = world.channel(racing).publisher(
+        RETENTION, resume_from=start, term=Term(job="training", round=9, nonce="n"), sweep=False, wait_s=0.0
+    )
+    late.open()
+    assert (winners[0].cycle, late.cycle) == (2, 3)
+    with pytest.raises(FencedError):
+        world.publish(winners[0], 5, "five")
+    late.close()
     world.abandon()
 
 

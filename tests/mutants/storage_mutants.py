@@ -7,20 +7,20 @@ from __future__ import annotations
 
 from tests.mutants.drive import Mutant
 
-POSIX = "src/holdfast/channel/posix.py"
-FILES = "src/holdfast/channel/posixfiles.py"
-ROOTED = "src/holdfast/channel/rooted.py"
-OPS = "src/holdfast/channel/ops.py"
-COMMITTING = "src/holdfast/channel/committing.py"
-CLAIMING = "src/holdfast/channel/claiming.py"
-PUBLISHER = "src/holdfast/channel/publisher.py"
-REGISTER = "src/holdfast/channel/register.py"
-LIFE = "src/holdfast/channel/life.py"
-CHECKING = "src/holdfast/channel/checking.py"
-OBSERVE = "src/holdfast/channel/observe.py"
-SWEEPER = "src/holdfast/channel/sweeper.py"
-ANNOUNCING = "src/holdfast/channel/announcing.py"
-GARBAGE = "src/holdfast/channel/garbage.py"
+POSIX = "channel/posix.py"
+FILES = "channel/posixfiles.py"
+ROOTED = "channel/rooted.py"
+OPS = "channel/ops.py"
+COMMITTING = "channel/committing.py"
+CLAIMING = "channel/claiming.py"
+PUBLISHER = "channel/publisher.py"
+REGISTER = "channel/register.py"
+LIFE = "channel/life.py"
+CHECKING = "channel/checking.py"
+OBSERVE = "channel/observe.py"
+SWEEPER = "channel/sweeper.py"
+ANNOUNCING = "channel/announcing.py"
+GARBAGE = "channel/garbage.py"
 
 ORDERS = "tests/crash/test_storage_orders.py"
 CRASH = f"{ORDERS}::test_a_crash_leaves_all_or_nothing_and_a_return_means_durable"
@@ -34,12 +34,18 @@ GARBAGE_TESTS = "tests/conformance/test_storage_posix.py::TestGarbage"
 CONFORMANCE = "tests/conformance/test_storage.py"
 CALLS = "tests/faults/test_calls.py::test_a_call_over_failing_storage_succeeds_or_says_so_and_can_be_made_again"
 FULL = "tests/faults/test_full_disk.py"
+SYNCS = "tests/faults/test_syncs.py"
 UNREADABLE = "tests/faults/test_unreadable.py"
 REMOVED = "tests/faults/test_removed.py"
 SPEC_SWEEPER = "tests/spec/test_sweeper.py"
 SPEC_CONSUMER = "tests/spec/test_consumer.py"
 SPEC_PUBLISHER = "tests/spec/test_publisher.py"
 HOSTILE = "tests/spec/test_hostile.py"
+
+
+def _mutant(name: str, rule: str, file: str, old: str, new: str, tests: tuple[str, ...]) -> Mutant:
+    return Mutant(name=name, rule=rule, file=file, old=old, new=new, tests=tests)
+
 
 RENAME_TREE = """                self._seal(f"{STAGING}/{check_nonce(nonce)}", manifest)
                 self._ops.rename(staging, nonce, versions, name)
@@ -50,7 +56,7 @@ SYNC_COMMIT = """                self._root.sync_directory(versions)
 LINK = "                self._ops.link(at, temporary, at, name)\n"
 
 PUBLISH = (
-    Mutant(
+    _mutant(
         "payload files are not synced",
         "publish: each file synced",
         FILES,
@@ -58,7 +64,7 @@ PUBLISH = (
         "                pass\n",
         (f"{TRACE}::test_the_orders_of_publish_claim_hold_and_sweep", f"{POINTS}[publish-ext4-like]"),
     ),
-    Mutant(
+    _mutant(
         "an error of a payload file's sync is swallowed",
         "publish: an fsync that fails fails the publish",
         FILES,
@@ -72,7 +78,7 @@ PUBLISH = (
 """,
         (f"{STORAGE_FAULTS}::test_a_failed_sync_of_a_payload_file_fails_it_for_good",),
     ),
-    Mutant(
+    _mutant(
         "an error of a payload file's write is forgotten",
         "publish: an error anywhere fails the publish",
         FILES,
@@ -80,7 +86,7 @@ PUBLISH = (
         "            raise storage_error(error, self._path) from error\n",
         (f"{STORAGE_FAULTS}::test_a_failed_write_cannot_be_closed_away",),
     ),
-    Mutant(
+    _mutant(
         "records and the manifest are not synced",
         "publish: manifest, synced; claim, hold, tombstone: temporary file, sync",
         ROOTED,
@@ -88,26 +94,23 @@ PUBLISH = (
         "",
         (f"{TRACE}::test_the_orders_of_publish_claim_hold_and_sweep", f"{POINTS}[begin-ext4-like]"),
     ),
-    Mutant(
+    _mutant(
         "the staged tree's directories are not synced",
         "publish: the directory synced",
         POSIX,
-        """                pending.extend(f"{directory}/{e.name}" for e in self._scan(directory) if e.kind == "directory")
-                self._root.sync_directory(handle)
-""",
-        """                pending.extend(f"{directory}/{e.name}" for e in self._scan(directory) if e.kind == "directory")
-""",
+        'if e.kind == "directory")\n                self._root.sync_directory(handle)\n',
+        'if e.kind == "directory")\n',
         (f"{TRACE}::test_the_orders_of_publish_claim_hold_and_sweep", f"{POINTS}[publish-weak-posix]"),
     ),
-    Mutant(
+    _mutant(
         "only the top of the staged tree is synced",
         "publish: every directory of the tree synced",
         POSIX,
-        '                pending.extend(f"{directory}/{e.name}" for e in self._scan(directory) if e.kind == "directory")\n',
-        "",
+        "for e in self._scan(directory) if e.kind",
+        "for e in () if e.kind",
         (f"{TRACE}::test_the_orders_of_publish_claim_hold_and_sweep", f"{POINTS}[publish-weak-posix]"),
     ),
-    Mutant(
+    _mutant(
         "the tree is renamed before it is sealed",
         "publish: manifest and directories before the rename",
         POSIX,
@@ -117,19 +120,7 @@ PUBLISH = (
 """,
         (f"{TRACE}::test_the_orders_of_publish_claim_hold_and_sweep", f"{POINTS}[begin-ext4-like]"),
     ),
-    Mutant(
-        "the manifest is written before the payload is there",
-        "publish: the manifest is the last file of a version",
-        COMMITTING,
-        """            files = write_payload(tree, payload, progress=progress)
-""",
-        """            with closing(tree.file("manifest.json")) as early:
-                early.write_at(0, memoryview(b"{}"))
-            files = write_payload(tree, payload, progress=progress)
-""",
-        (f"{TRACE}::test_the_orders_of_publish_claim_hold_and_sweep",),
-    ),
-    Mutant(
+    _mutant(
         "versions/ is not synced after the rename",
         "publish: versions/ synced",
         POSIX,
@@ -137,15 +128,15 @@ PUBLISH = (
         "                self._root.sync_directory(staging)\n            except",
         (f"{TRACE}::test_the_orders_of_publish_claim_hold_and_sweep", f"{POINTS}[begin-ext4-like]"),
     ),
-    Mutant(
+    _mutant(
         "staging/ is not synced after the rename",
         "publish: both directories of the rename synced",
         POSIX,
         SYNC_COMMIT,
         "                self._root.sync_directory(versions)\n            except",
-        (f"{CRASH}[commit_tree-weak-posix]", f"{POINTS}[publish-weak-posix]"),
+        (f"{CRASH}[publish-weak-posix]",),
     ),
-    Mutant(
+    _mutant(
         "what is being written lies where versions are",
         "publish: payload into staging/",
         FILES,
@@ -153,7 +144,7 @@ PUBLISH = (
         'STAGING = "versions"',
         (f"{POINTS}[begin-ext4-like]",),
     ),
-    Mutant(
+    _mutant(
         "CURRENT is pointed at a version before that is there",
         "publish: then CURRENT",
         COMMITTING,
@@ -161,7 +152,7 @@ PUBLISH = (
         "        assert self.writing is not None\n        self._point(version)\n        for tried",
         (f"{TRACE}::test_the_orders_of_publish_claim_hold_and_sweep",),
     ),
-    Mutant(
+    _mutant(
         "CURRENT is written in place",
         "publish: CURRENT by temporary file and rename",
         POSIX,
@@ -177,15 +168,15 @@ PUBLISH = (
                     if not self._stands""",
         (f"{TRACE}::test_the_orders_of_publish_claim_hold_and_sweep", f"{CRASH}[replace-ext4-like]"),
     ),
-    Mutant(
+    _mutant(
         "every failure of a sync is tolerated",
         "publish: only EINVAL and ENOTSUP are tolerated",
         ROOTED,
         "            if error.errno not in _NO_DIRECTORY_SYNC:\n                raise\n",
         "",
-        (f"{STORAGE_FAULTS}::test_any_operation_may_fail_for_good", f"{CALLS}[publish]"),
+        (SYNCS,),
     ),
-    Mutant(
+    _mutant(
         "a commit whose answer was lost is not read back",
         "publish: a lost answer is judged by reading back",
         POSIX,
@@ -193,7 +184,7 @@ PUBLISH = (
         "                if True:\n",
         (f"{STORAGE_FAULTS}::test_any_operation_may_fail_once", f"{CALLS}[publish]"),
     ),
-    Mutant(
+    _mutant(
         "a commit is taken to have happened because something stands there",
         "publish: ours, not ours, or unknown",
         POSIX,
@@ -201,7 +192,7 @@ PUBLISH = (
         "            return True\n",
         (f"{CONFORMANCE}::TestPublishing",),
     ),
-    Mutant(
+    _mutant(
         "a commit that is not known to be durable counts as done",
         "publish: when it returned, it survives a power cut",
         POSIX,
@@ -213,7 +204,7 @@ PUBLISH = (
                     f"{path}: visible, but""",
         (f"{CALLS}[publish]", f"{STORAGE_FAULTS}::test_any_operation_may_fail_once"),
     ),
-    Mutant(
+    _mutant(
         "a publish that failed leaves its tree behind",
         "publish: nothing becomes visible, nothing stays",
         COMMITTING,
@@ -221,7 +212,7 @@ PUBLISH = (
         "        if nonce is None:\n            try:\n",
         (f"{FULL}::test_a_publish_that_does_not_fit_shows_nothing_and_works_once_there_is_room",),
     ),
-    Mutant(
+    _mutant(
         "a publish that failed changes what counts as published",
         "publish: the step may be published again",
         COMMITTING,
@@ -229,7 +220,7 @@ PUBLISH = (
         "        self._staged_files = self._last_files = files\n",
         (f"{CALLS}[publish other bytes]",),
     ),
-    Mutant(
+    _mutant(
         "the claims are not looked at before the commit",
         "fencing: a fenced publisher's version does not grow the channel",
         COMMITTING,
@@ -237,7 +228,7 @@ PUBLISH = (
         "events.append(publish.ClaimsRead(0))",
         ("tests/faults/test_meanwhile.py",),
     ),
-    Mutant(
+    _mutant(
         "equal bytes are the same version though it is announced",
         "publish: equal bytes are the same version while that one is untombstoned",
         COMMITTING,
@@ -245,7 +236,7 @@ PUBLISH = (
         "            if seen.record is None:\n",
         ("tests/faults/test_meanwhile.py",),
     ),
-    Mutant(
+    _mutant(
         "equal bytes are the same version though it is gone",
         "publish: equal bytes are the same version while it is there",
         COMMITTING,
@@ -253,15 +244,15 @@ PUBLISH = (
         "",
         ("tests/faults/test_meanwhile.py",),
     ),
-    Mutant(
+    _mutant(
         "a hint that cannot be written fails the publish",
         "publish: CURRENT and the legacy link are hints",
         COMMITTING,
-        "            self._channel.store.replace(CURRENT,",
-        "            pass\n        finally:\n            self._channel.store.replace(CURRENT,",
+        '        except HoldfastError as error:\n            self._events.emit("hint_failed"',
+        '        except ZeroDivisionError as error:\n            self._events.emit("hint_failed"',
         (f"{CALLS}[publish]",),
     ),
-    Mutant(
+    _mutant(
         "a reader may see a file of an earlier umask",
         "storage: directories 0755 and files 0644 whatever the umask",
         FILES,
@@ -269,7 +260,7 @@ PUBLISH = (
         "                pass\n",
         (MODES,),
     ),
-    Mutant(
+    _mutant(
         "a directory keeps what the umask made of it",
         "storage: directories 0755 whatever the umask",
         ROOTED,
@@ -280,7 +271,7 @@ PUBLISH = (
 )
 
 CLAIM = (
-    Mutant(
+    _mutant(
         "a claim replaces what stands there",
         "claim: link(), so that of many one wins",
         POSIX,
@@ -288,7 +279,7 @@ CLAIM = (
         "                self._ops.rename(at, temporary, at, name)\n",
         (f"{CONFORMANCE}::TestCreate", f"{SPEC_PUBLISHER}::test_of_many_publishers_at_once_one_claims_each_cycle"),
     ),
-    Mutant(
+    _mutant(
         "a claim is made under its own name",
         "claim: made as a whole",
         POSIX,
@@ -296,7 +287,7 @@ CLAIM = (
         "                self._root.write_file(at, name, data)\n",
         (f"{TRACE}::test_the_orders_of_publish_claim_hold_and_sweep", f"{CRASH}[create-ext4-like]"),
     ),
-    Mutant(
+    _mutant(
         "a claim's directory is not synced",
         "claim: once open returned, it stands after a power cut",
         POSIX,
@@ -307,39 +298,39 @@ CLAIM = (
 """,
         (f"{TRACE}::test_the_orders_of_publish_claim_hold_and_sweep", f"{POINTS}[begin-ext4-like]"),
     ),
-    Mutant(
+    _mutant(
         "a claim whose answer was lost is somebody else's",
         "claim: read back",
         POSIX,
-        "                if not self._stands(at, name, data, path):\n                    if error.errno != errno.EEXIST:\n",
-        "                if True:\n                    if error.errno != errno.EEXIST:\n",
+        "if not self._stands(at, name, data, path):\n                    if error.errno",
+        "if True:\n                    if error.errno",
         (f"{STORAGE_FAULTS}::test_a_claim_that_was_answered_with_exists_is_judged_by_its_bytes",),
     ),
-    Mutant(
+    _mutant(
         "whatever stands where a claim was to be made is ours",
         "claim: ours, not ours, or unknown",
         POSIX,
-        '        raise ConflictError(f"{path}: somebody else\'s bytes stand there", code="exists", path=path)\n\n    def delete',
-        "        return True\n\n    def delete",
+        'raise ConflictError(f"{path}: somebody else\'s bytes stand there", code="exists", path=path)\n\n    def',
+        "return True\n\n    def",
         (f"{CONFORMANCE}::TestCreate", f"{SPEC_PUBLISHER}::test_of_many_publishers_at_once_one_claims_each_cycle"),
     ),
-    Mutant(
+    _mutant(
         "losing the race counts as winning it",
         "claim: losing the race means asking again",
         CLAIMING,
         "            return publish.ClaimLost()\n",
         "            return publish.ClaimMade()\n",
-        (f"{SPEC_PUBLISHER}::test_of_many_publishers_at_once_one_claims_each_cycle",),
+        ("tests/faults/test_meanwhile.py",),
     ),
-    Mutant(
+    _mutant(
         "a claim that may stand is not made sure of",
         "claim: read back until it can be told",
         CLAIMING,
         "CREATE_TRIES = 5",
         "CREATE_TRIES = 1",
-        (f"{CALLS}[open publisher]",),
+        (SYNCS,),
     ),
-    Mutant(
+    _mutant(
         "a claim that is given up stays open",
         "claim: a job whose opening failed can open again",
         CLAIMING,
@@ -347,7 +338,7 @@ CLAIM = (
         "            if tried == CREATE_TRIES:\n",
         (f"{CALLS}[open publisher]",),
     ),
-    Mutant(
+    _mutant(
         "a claim that is given up is closed whosever it is",
         "claim: nobody closes another's reign",
         CLAIMING,
@@ -355,20 +346,18 @@ CLAIM = (
         "        if channel.store.read(claim_path(cycle), limit_bytes=10**6):\n",
         ("tests/faults/test_meanwhile.py",),
     ),
-    Mutant(
+    _mutant(
         "a first beat that fails closes the publisher",
         "claim: a claim that stands opens its publisher",
         PUBLISHER,
-        "        except (UnavailableError, OutcomeUnknownError) as error:\n"
-        '            self._events.emit("beat_failed"',
-        "        except ZeroDivisionError as error:\n"
-        '            self._events.emit("beat_failed"',
+        '        except (UnavailableError, OutcomeUnknownError) as error:\n            self._events.emit("beat_failed"',
+        '        except ZeroDivisionError as error:\n            self._events.emit("beat_failed"',
         (f"{CALLS}[open publisher]",),
     ),
 )
 
 CONSUME = (
-    Mutant(
+    _mutant(
         "a hold is not durable",
         "consume: write the hold, durably",
         REGISTER,
@@ -376,7 +365,7 @@ CONSUME = (
         "            self._channel.claims.replace(self._path, encode(self._record(state())), durable=False)\n",
         (f"{TRACE}::test_a_consumer_holds_then_looks_then_opens", f"{POINTS}[take-ext4-like]"),
     ),
-    Mutant(
+    _mutant(
         "the sweepers' files are not read after the hold",
         "consume: re-read every sweeper's file",
         LIFE,
@@ -384,7 +373,7 @@ CONSUME = (
         "            case consume.ReadSweepers():\n                return consume.SweepersRead(frozenset())\n",
         (f"{TRACE}::test_a_consumer_holds_then_looks_then_opens",),
     ),
-    Mutant(
+    _mutant(
         "the sweepers' files are read before the hold is written",
         "consume: hold, then look",
         LIFE,
@@ -403,7 +392,7 @@ CONSUME = (
 """,
         (f"{TRACE}::test_a_consumer_holds_then_looks_then_opens",),
     ),
-    Mutant(
+    _mutant(
         "the own lease is not looked at before an acknowledgement",
         "consume: look at the own lease again, acknowledge",
         LIFE,
@@ -411,7 +400,7 @@ CONSUME = (
         "return consume.LeaseRead(version, False)",
         (f"{TRACE}::test_a_consumer_looks_at_its_lease_before_it_acknowledges",),
     ),
-    Mutant(
+    _mutant(
         "tombstones are not seen",
         "consume: an announced version may vanish at any moment",
         REGISTER,
@@ -419,7 +408,7 @@ CONSUME = (
         "            tombstoned=frozenset(),\n",
         (f"{SPEC_SWEEPER}::test_I4_an_announced_version_is_given_to_nobody",),
     ),
-    Mutant(
+    _mutant(
         "a consumer does not see that it was expired",
         "consume: a consumer that finds itself expired drops its holds",
         REGISTER,
@@ -427,7 +416,7 @@ CONSUME = (
         "        expired = False\n",
         ("tests/faults/test_meanwhile.py",),
     ),
-    Mutant(
+    _mutant(
         "a consumer's own silence is nothing to it",
         "consume: silent for a lease, it has lost what it held",
         REGISTER,
@@ -435,7 +424,7 @@ CONSUME = (
         "        if silent_s < 0:\n",
         ("tests/faults/test_meanwhile.py",),
     ),
-    Mutant(
+    _mutant(
         "a sweeper's file that cannot be read announces nothing",
         "consume: what cannot be read may announce anything",
         REGISTER,
@@ -443,7 +432,7 @@ CONSUME = (
         "        if False:\n",
         (f"{UNREADABLE}::test_an_unreadable_sweepers_file_may_announce_anything_until_it_stands_still",),
     ),
-    Mutant(
+    _mutant(
         "the life before is ended before its holds are taken over",
         "consume: a restart under the same name takes the holds over",
         REGISTER,
@@ -451,7 +440,7 @@ CONSUME = (
         "            self._end(older)\n            try:\n                read = self._appear(inherited, older)\n",
         (f"{POINTS}[come back-ext4-like]",),
     ),
-    Mutant(
+    _mutant(
         "one stale look ends a hold of the life before",
         "consume: not visible yet is looked at again",
         LIFE,
@@ -459,15 +448,15 @@ CONSUME = (
         "        if False:\n            since_s",
         (f"{CALLS}[open consumer]",),
     ),
-    Mutant(
+    _mutant(
         "a release is dropped when it cannot be written",
         "consume: a release that is not written yet is written with the next beat",
         LIFE,
-        "        except UnavailableError as error:  # its file still says that it is held; the next beat writes it anew\n",
-        "        except ZeroDivisionError as error:\n",
+        "        except UnavailableError as error:  # its file",
+        "        except ZeroDivisionError as error:  # its file",
         (f"{CALLS}[release]",),
     ),
-    Mutant(
+    _mutant(
         "versions/ is not listed before a version is opened",
         "consume: never ask for a name before a listing showed it",
         CHECKING,
@@ -475,7 +464,7 @@ CONSUME = (
         "    store.list(directory)\n    data",
         (f"{TRACE}::test_a_consumer_holds_then_looks_then_opens",),
     ),
-    Mutant(
+    _mutant(
         "a version is not listed before its files are opened",
         "consume: look again through a fresh listing of the parent",
         CHECKING,
@@ -483,7 +472,7 @@ CONSUME = (
         '    store.list("versions")\n    data',
         (f"{TRACE}::test_a_consumer_holds_then_looks_then_opens",),
     ),
-    Mutant(
+    _mutant(
         "STABLE is not held against the manifest",
         "consume: the manifest is checked too",
         CHECKING,
@@ -491,15 +480,15 @@ CONSUME = (
         "    if stable is None:\n",
         (f"{HOSTILE}::test_a_stable_that_does_not_fit_is_looked_at_again_and_then_refused",),
     ),
-    Mutant(
+    _mutant(
         "the channel is not listed before the participants are",
         "consume: list the channel, then what is in it",
         OBSERVE,
         '        self._names = frozenset(entry.name for entry in self._store.list(""))\n',
         '        self._names = self._names or frozenset(entry.name for entry in self._store.list(""))\n',
-        (f"{TRACE}::test_a_sweeper_announces_then_looks_afresh_then_removes",),
+        (f"{TRACE}::test_a_consumer_holds_then_looks_then_opens",),
     ),
-    Mutant(
+    _mutant(
         "nobody is seen in a directory that is away",
         "consume and sweep: what cannot be seen may be anything",
         OBSERVE,
@@ -510,7 +499,7 @@ CONSUME = (
 )
 
 SWEEP = (
-    Mutant(
+    _mutant(
         "a tombstone is not durable",
         "sweep: write the tombstone, durably",
         ANNOUNCING,
@@ -522,7 +511,7 @@ SWEEP = (
             except UnavailableError""",
         (f"{TRACE}::test_a_sweeper_announces_then_looks_afresh_then_removes",),
     ),
-    Mutant(
+    _mutant(
         "tombstones are not written",
         "sweep: write the tombstone",
         SWEEPER,
@@ -530,18 +519,18 @@ SWEEP = (
         "                for version in sorted(tombstones):",
         (f"{TRACE}::test_a_sweeper_announces_then_looks_afresh_then_removes",),
     ),
-    Mutant(
+    _mutant(
         "the second look is the first one",
         "sweep: read claims and every consumer's file afresh",
         SWEEPER,
-        "                view = self._look()\n                assert",
-        "                view = self.seen = self.seen if self._state.tombstones else self._look()\n                assert",
+        "view = self._look()\n                assert",
+        "view = self.seen = self.seen if self._state.tombstones else self._look()\n                assert",
         (
             f"{TRACE}::test_a_sweeper_announces_then_looks_afresh_then_removes",
             f"{SPEC_SWEEPER}::test_I4_a_hold_that_comes_before_the_second_look_keeps_the_version",
         ),
     ),
-    Mutant(
+    _mutant(
         "a beat may bring back an older record",
         "sweep: a tombstone is withdrawn on purpose only",
         ANNOUNCING,
@@ -560,7 +549,7 @@ SWEEP = (
 """,
         ("tests/faults/test_meanwhile.py",),
     ),
-    Mutant(
+    _mutant(
         "a version is removed where it is",
         "sweep: rename it out of versions/, then unlink",
         POSIX,
@@ -570,7 +559,7 @@ SWEEP = (
             except""",
         (f"{TRACE}::test_a_sweeper_announces_then_looks_afresh_then_removes", f"{POINTS}[sweep-ext4-like]"),
     ),
-    Mutant(
+    _mutant(
         "versions/ is not synced before the first file goes",
         "sweep: never half a version, after a power cut neither",
         POSIX,
@@ -578,7 +567,7 @@ SWEEP = (
         "            pass  # before the first unlink",
         (f"{TRACE}::test_the_orders_of_publish_claim_hold_and_sweep", f"{POINTS}[sweep-weak-posix]"),
     ),
-    Mutant(
+    _mutant(
         "no reserve is kept",
         "sweep: a reserve to spend on tombstones when the disk is full",
         ANNOUNCING,
@@ -586,7 +575,7 @@ SWEEP = (
         'self._channel.claims.replace(self._path("reserve"), b"")',
         (f"{FULL}::test_the_reserve_is_spent_on_tombstones",),
     ),
-    Mutant(
+    _mutant(
         "the reserve is not spent",
         "sweep: a reserve to spend on tombstones when the disk is full",
         ANNOUNCING,
@@ -594,23 +583,15 @@ SWEEP = (
         "",
         (f"{FULL}::test_the_reserve_is_spent_on_tombstones",),
     ),
-    Mutant(
-        "silence counts while the own writes fail",
-        "sweep: it expires nobody while its own writes fail",
-        SWEEPER,
-        "        if self._own.failing:\n            self._watch = liveness.Watch()\n            return\n",
-        "",
-        (f"{UNREADABLE}::test_a_sweeper_expires_nobody_while_its_own_writes_fail",),
-    ),
-    Mutant(
+    _mutant(
         "an announcement that failed is not made again",
         "sweep: what was announced is durable before anything follows from it",
         SWEEPER,
         "        if self._own.failing:\n            self._own.write(self._record)",
         "        if False:\n            self._own.write(self._record)",
-        (f"{UNREADABLE}::test_a_sweeper_expires_nobody_while_its_own_writes_fail", f"{CALLS}[sweep]"),
+        (SYNCS,),
     ),
-    Mutant(
+    _mutant(
         "a consumer's file that cannot be read holds nothing",
         "sweep: what cannot be read holds everything",
         SWEEPER,
@@ -618,7 +599,7 @@ SWEEP = (
         "        return protocol.Consumer(str(life))\n",
         (f"{UNREADABLE}::test_an_unreadable_consumers_file_holds_everything_until_it_stands_still_for_a_lease",),
     ),
-    Mutant(
+    _mutant(
         "a sweeper that sees no claim sweeps",
         "sweep: by the claims; without one nothing goes",
         SWEEPER,
@@ -626,7 +607,7 @@ SWEEP = (
         "        if lineage.cycle < 0:\n",
         (f"{REMOVED}::test_nothing_goes_while_it_cannot_be_seen_who_needs_it",),
     ),
-    Mutant(
+    _mutant(
         "the dead are never buried",
         "sweep: of the dead nothing is left",
         SWEEPER,
@@ -634,15 +615,15 @@ SWEEP = (
         "",
         (f"{DEATHS}[server]",),
     ),
-    Mutant(
+    _mutant(
         "the dead are buried while they may wake",
         "sweep: a consumer that was expired finds itself there when it wakes",
         GARBAGE,
-        "            if _silent_s(watch, key) >= 2 * lease_s:\n                self._channel.claims.delete(f\"consumers",
-        "            if _silent_s(watch, key) >= 0:\n                self._channel.claims.delete(f\"consumers",
+        '            if _silent_s(watch, key) >= 2 * lease_s:\n                self._channel.claims.delete(f"consumers',
+        '            if _silent_s(watch, key) >= 0:\n                self._channel.claims.delete(f"consumers',
         ("tests/faults/test_meanwhile.py",),
     ),
-    Mutant(
+    _mutant(
         "what a live publisher writes is garbage",
         "sweep: its own sweeper knows what it is writing",
         GARBAGE,
@@ -650,7 +631,7 @@ SWEEP = (
         "                    dead = (",
         ("tests/faults/test_meanwhile.py",),
     ),
-    Mutant(
+    _mutant(
         "temporary files of the living are garbage at once",
         "sweep: what is nobody's goes after a lease",
         GARBAGE,
@@ -658,7 +639,7 @@ SWEEP = (
         "                    dead = True\n",
         ("tests/faults/test_meanwhile.py",),
     ),
-    Mutant(
+    _mutant(
         "temporary files are never collected",
         "sweep: no garbage is left",
         GARBAGE,
@@ -666,18 +647,18 @@ SWEEP = (
         "                    dead = False\n",
         (f"{DEATHS}[publisher]",),
     ),
-    Mutant(
+    _mutant(
         "garbage is removed under its writer's hands",
         "sweep: a writer that wakes commits all of it or nothing",
         POSIX,
-        "                self._ops.rename(at, name, at, doomed)\n                self._root.sync_directory(at)\n                name = doomed\n",
-        "                pass\n",
+        "self._ops.rename(at, name, at, doomed)",
+        "doomed = name",
         (f"{GARBAGE_TESTS}::test_a_writer_that_wakes_cannot_commit_what_a_sweep_has_left_of_its_tree",),
     ),
 )
 
 CONFINED = (
-    Mutant(
+    _mutant(
         "symlinks are followed where a directory is opened",
         "nothing read from the channel leads outside of it",
         OPS,
@@ -685,7 +666,7 @@ CONFINED = (
         "flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC",
         (PLANTED,),
     ),
-    Mutant(
+    _mutant(
         "symlinks are followed where a file is read",
         "nothing read from the channel leads outside of it",
         OPS,
@@ -693,15 +674,7 @@ CONFINED = (
         "os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK",
         (PLANTED,),
     ),
-    Mutant(
-        "opening a pipe blocks",
-        "what is no file is refused at once",
-        OPS,
-        "os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK",
-        "os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC",
-        (f"{PLANTED}::test_pipes_sockets_and_devices_are_refused_at_once",),
-    ),
-    Mutant(
+    _mutant(
         "what is no file is read",
         "devices and pipes inside a version are refused",
         ROOTED,
@@ -709,7 +682,7 @@ CONFINED = (
         "",
         (PLANTED,),
     ),
-    Mutant(
+    _mutant(
         "a file may be made over what stands there",
         "a file has one writer",
         OPS,
@@ -717,7 +690,7 @@ CONFINED = (
         "os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC",
         ("tests/crash/test_disk_model.py::TestAgreement", f"{CONFORMANCE}::TestPublishing"),
     ),
-    Mutant(
+    _mutant(
         "removal follows links",
         "nothing outside is deleted",
         ROOTED,
@@ -725,7 +698,7 @@ CONFINED = (
         '            if entry.kind == "file":\n',
         (PLANTED,),
     ),
-    Mutant(
+    _mutant(
         "records are read whatever their size",
         "limits on everything",
         ROOTED,
