@@ -111,9 +111,7 @@ class MemoryStorage:
     def read(self, path: str, *, limit_bytes: int) -> bytes:
         data = self._get(path)
         if len(data) > limit_bytes:
-            raise IntegrityError(
-                f"{path}: {len(data)} bytes, the limit is {limit_bytes}", code="too_large", path=path
-            )
+            raise IntegrityError(f"{path}: {len(data)} bytes, the limit is {limit_bytes}", code="too_large", path=path)
         return data
 
     def _get(self, path: str) -> bytes:

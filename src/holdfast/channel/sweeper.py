@@ -197,7 +197,7 @@ class Sweeper:
         # Before the look, so that this pass keeps nothing for their sake. That they are expired was written earlier.
         self._garbage.bury_consumers(state.expired, self._watch, self._lease_s())
         removed: frozenset[Version] = frozenset()
-        events: list[protocol.Event] = [protocol.Begin()]
+        events: list[protocol.Event] = [protocol.Begin(0.0 if state.entered else self._look().bound_s)]
         try:
             while events:
                 state, effects = protocol.step(state, events.pop(0), self.retention)

@@ -2,7 +2,10 @@
 
 One pass goes through these phases; an event that is not in its phase's row is a bug in the shell, not a case:
 
-    IDLE      --Begin-->    LOOKING     do: Look
+    IDLE      --Begin-->    ENTERING    do: WriteRecord (nothing yet: "I am here"), in a sweeper's first pass
+                            LOOKING     do: Look
+    ENTERING  --Written-->  ENTERING    do: Settle (two visibility bounds)
+              --Settled-->  LOOKING     do: Look
     LOOKING   --Looked-->   MARKING     do: WriteRecord (tombstones, consumers seen and expired); or IDLE: nothing to do
     MARKING   --Written-->  SETTLING    do: Settle (two visibility bounds); or IDLE: no tombstones
     SETTLING  --Settled-->  RELOOKING   do: Look
@@ -17,6 +20,9 @@ tombstone, durably, and *then* (two bounds later) reads every consumer's file. W
 other: the consumer gives the version up, or the sweeper withdraws. Nothing between the second look and the
 unlink can change that, so a sweeper may freeze there for an hour. For the same reason a tombstone is withdrawn
 by its writer alone: to everybody else, a standing tombstone means that its version may vanish at any moment.
+
+A sweeper says that it is here before it looks for the first time, so that no consumer falls between the two: either
+it sees the sweeper, and loads nothing in place until it is listed as seen; or its file is older than that look.
 
 A consumer counts as gone only if it stands in `expired` in this sweeper's record as it was *before* the second
 look, durably, so that a consumer which wakes up can find itself there before it says anything.
@@ -38,6 +44,7 @@ EXPIRED_MAX = 1000
 
 class Phase(enum.Enum):
     IDLE = "idle"
+    ENTERING = "entering"
     LOOKING = "looking"
     MARKING = "marking"
     SETTLING = "settling"
@@ -50,7 +57,7 @@ class Phase(enum.Enum):
 class Sweep(msgspec.Struct, frozen=True):
     """One sweeper. `seen` and `expired` hold incarnations; `tombstones` are this sweeper's own.
 
-    `bound_s` is the visibility bound (seconds) that the present tombstones wait for.
+    `bound_s` is the visibility bound (seconds) that the present tombstones wait for; `entered`: everybody sees its record.
     """
 
     cycle: int
@@ -61,6 +68,7 @@ class Sweep(msgspec.Struct, frozen=True):
     expired: frozenset[str] = frozenset()
     fenced_by: int = 0
     bound_s: float = 0.0
+    entered: bool = False
 
 
 class Consumer(msgspec.Struct, frozen=True):
@@ -95,7 +103,9 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Begin(msgspec.Struct, frozen=True):
-    """Start a pass."""
+    """Start a pass. `bound_s`: the visibility bound (seconds) to go by before anybody was looked at."""
+
+    bound_s: float = 0.0
 
 
 class Looked(msgspec.Struct, frozen=True):
@@ -107,7 +117,7 @@ class Written(msgspec.Struct, frozen=True):
 
 
 class Settled(msgspec.Struct, frozen=True):
-    """Two visibility bounds have passed since the tombstones were durable."""
+    """Two visibility bounds have passed since the record was durable."""
 
 
 class Removed(msgspec.Struct, frozen=True):
@@ -197,8 +207,15 @@ def judge(view: View, policy: Retention, expired: frozenset[str]) -> dict[Versio
 def step(state: Sweep, event: Event, policy: Retention) -> tuple[Sweep, tuple[Effect, ...]]:
     """One transition; see the table above."""
     match state.phase, event:
-        case Phase.IDLE, Begin():
+        case Phase.IDLE, Begin(bound_s):
+            if not state.entered:
+                entering = msgspec.structs.replace(state, bound_s=bound_s)
+                return _record(entering, Phase.ENTERING, tombstones=frozenset())
             return msgspec.structs.replace(state, phase=Phase.LOOKING), (Look(),)
+        case Phase.ENTERING, Written():
+            return state, (Settle(state.bound_s),)
+        case Phase.ENTERING, Settled():
+            return msgspec.structs.replace(state, phase=Phase.LOOKING, entered=True), (Look(),)
         case Phase.LOOKING, Looked(view):
             return _first_look(state, view, policy)
         case Phase.MARKING, Written():
