@@ -43,7 +43,7 @@ class Garbage:
         cycle = max(self._observer.cycles(), default=0)
         beat = self._observer.beat(cycle)
         self._closed = beat.record is not None and beat.record.closed
-        left = {_left(nonce): None for store in self._stores() for nonce in store.list_garbage()}
+        left: dict[str, object] = {_left(nonce): None for store in self._stores() for nonce in store.list_garbage()}
         return left if self._closed else {_publisher(cycle): beat.token, **left}
 
     def collect(self, cycle: int, sweeper: str, watch: Watch, lease_s: float) -> tuple[str, ...]:

@@ -57,7 +57,7 @@ class Phase(enum.Enum):
 class Sweep(msgspec.Struct, frozen=True):
     """One sweeper. `seen` and `expired` hold incarnations; `tombstones` are this sweeper's own.
 
-    `bound_s` is the visibility bound (seconds) that the present tombstones wait for; `entered`: everybody sees its record.
+    `bound_s` is the visibility bound (seconds) that the present tombstones wait for; `entered`: all see its record.
     """
 
     cycle: int
