@@ -117,16 +117,21 @@ class Checker:
         if self._stage is not None:
             self._stage.retire_tree(str(version), secrets.token_hex(4))
 
-    def tidy(self, keep: frozenset[Version]) -> None:
-        """Remove copies that nobody uses any more, and what a crash left half-way."""
+    def tidy(self, keep: frozenset[Version], owns: Callable[[], bool]) -> None:
+        """Remove copies that nobody uses any more, and what a crash left half-way, as long as `owns` says so.
+
+        It is asked before each removal: a process that was frozen here must not remove what its successor made.
+        """
         if self._stage is None:
             return
         for directory in ("", "versions", "staging"):
             self._stage.make_directory(directory, 0o755)
         for nonce in self._stage.list_garbage():
-            self._stage.remove_garbage(nonce)
+            if owns():
+                self._stage.remove_garbage(nonce)
         for name in self.copies() - {str(version) for version in keep}:
-            self._stage.retire_tree(name, secrets.token_hex(4))
+            if owns():
+                self._stage.retire_tree(name, secrets.token_hex(4))
 
     def _opener(self, version: Version) -> Callable[[str], Reader]:
         return lambda path: self._store.open(f"versions/{version}/{path}")

@@ -256,13 +256,13 @@ class Life:
                     hint="give stage=DIRECTORY to work on copies, or Channel(…, claims=PLACE) where it may write",
                 ) from error
             self.mode = msgspec.structs.replace(self.mode, writes=False)
-            self._checker.tidy(frozenset())
+            self._checker.tidy(frozenset(), self._owns_copies)
             self._events.emit("unprotected", f"no holds: {error}", code=error.code)
             return
         with self._lock:
             self._lives += 1
             self.state = taken
-        self._checker.tidy(taken.given)
+        self._checker.tidy(taken.given, self._owns_copies)
         for version in sorted(taken.given - self.given.keys()):
             self._adopt(version)
         self._events.emit("registered", incarnation=self._register.key, holds=[str(v) for v in taken.holds])
