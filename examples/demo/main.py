@@ -179,7 +179,10 @@ def main() -> int:
     if arguments.keep is not None:
         if arguments.keep.exists():
             parser.error(f"{arguments.keep} is there already")
-        return run(Places(arguments.keep.resolve()), plan)
+        places = Places(arguments.keep.resolve())
+        code = run(places, plan)
+        print(f"kept: {places.root}; `holdfast status {places.channel}` shows its channel")
+        return code
     root = tempfile.mkdtemp(prefix="holdfast-demo-")
     try:
         return run(Places(pathlib.Path(root)), plan)
