@@ -1,7 +1,7 @@
 """`make bench`: what Holdfast costs beside the bare work, as one table of ratios.
 
-Every ratio pairs two runs that follow each other at once (A B A B …), so that a noisy machine disturbs both; the table shows
-the median of the pairs with minimum and maximum. Absolute figures depend on the disk below TMPDIR.
+Every ratio pairs two runs that follow each other at once (A B A B …), so that a noisy machine disturbs both; the table
+shows the median of the pairs with minimum and maximum. Absolute figures depend on the disk below TMPDIR.
 """
 
 from __future__ import annotations
@@ -195,26 +195,28 @@ def hand_over(count: int) -> list[Row]:
         store = _StampedStorage(scratch / "channel")
         channel = Channel(store, events=False)
         given: dict[str, float] = {}
-        with channel.publisher(Retention(keep_recent=2)) as publisher:
-            with Channel(scratch / "channel", events=False).consumer("bench") as consumer:
+        with (
+            channel.publisher(Retention(keep_recent=2)) as publisher,
+            Channel(scratch / "channel", events=False).consumer("bench") as consumer,
+        ):
 
-                def consume() -> None:
-                    for held in consumer:
-                        given[str(held)] = time.monotonic()
-                        held.release()
+            def consume() -> None:
+                for held in consumer:
+                    given[str(held)] = time.monotonic()
+                    held.release()
 
-                thread = threading.Thread(target=consume)
-                thread.start()
-                for step in range(count + 5):
-                    payload = Payload(files=(("adapter_model.bin", BytesSource([data])),), kind="adapter")
-                    name = str(publisher.publish_payload(step, payload))
-                    deadline_s = time.monotonic() + 30
-                    while name not in given and time.monotonic() < deadline_s:
-                        time.sleep(0.001)
-                    if step >= 5:
-                        late.append((given[name] - store.committed_s[name]) * 1000)
-                consumer.close()
-                thread.join()
+            thread = threading.Thread(target=consume)
+            thread.start()
+            for step in range(count + 5):
+                payload = Payload(files=(("adapter_model.bin", BytesSource([data])),), kind="adapter")
+                name = str(publisher.publish_payload(step, payload))
+                deadline_s = time.monotonic() + 30
+                while name not in given and time.monotonic() < deadline_s:
+                    time.sleep(0.001)
+                if step >= 5:
+                    late.append((given[name] - store.committed_s[name]) * 1000)
+            consumer.close()
+            thread.join()
     late.sort()
     p99 = late[min(len(late) - 1, int(len(late) * 0.99))]
     spread = f"{late[0]:.1f} … {late[-1]:.1f} ms"

@@ -183,9 +183,11 @@ class Checker:
             where = path.relative_to(self._channel)
             if path.is_symlink() and not path.exists():
                 found.append(f"{where} leads nowhere")
-            elif ".tmp-" in path.name or (where.parts[0] in ("staging", "consumers") and len(where.parts) > 1):
-                found.append(f"{where} was left behind")
-            elif where.parts[0] == "sweepers" and len(where.parts) > 1 and not announced:
+            elif (
+                ".tmp-" in path.name
+                or (where.parts[0] in ("staging", "consumers") and len(where.parts) > 1)
+                or (where.parts[0] == "sweepers" and len(where.parts) > 1 and not announced)
+            ):
                 found.append(f"{where} was left behind")
         return found
 
