@@ -16,9 +16,9 @@ from tests.crash.rest import check_at_rest
 from tests.crash.world import World, clone, prepared
 
 DISKS_PER_POINT = 24  # all of them, nearly everywhere; see `SimulatedDisk.crash_states` for the choice among more
-RECOVERIES = 40
+RECOVERIES = 32
 LONG_RECOVERIES = 5
-AGAIN = 10  # recoveries that are cut short, too
+AGAIN = 8  # recoveries that are cut short, too
 
 
 class Case(NamedTuple):

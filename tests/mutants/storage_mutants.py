@@ -452,8 +452,8 @@ CONSUME = (
         "a release is dropped when it cannot be written",
         "consume: a release that is not written yet is written with the next beat",
         LIFE,
-        "        except UnavailableError as error:  # its file",
-        "        except ZeroDivisionError as error:  # its file",
+        '            self._events.emit("release_late", str(error), version=version, code=error.code)\n',
+        "            raise error\n",
         (f"{CALLS}[release]",),
     ),
     _mutant(
