@@ -96,8 +96,8 @@ class Register:
             try:
                 self._channel.claims.delete(f"consumers/{life}.json")
             except UnavailableError as error:
-                if is_read_only(error) and life == older[0]:
-                    with suppress(HoldfastError):
+                with suppress(HoldfastError):
+                    if is_read_only(error) and set(older) <= set(self._observer.incarnations(self._name)):
                         self._channel.claims.delete(self._path)
                 raise
 
@@ -194,23 +194,22 @@ class Register:
     def _check_younger(self, lives: tuple[Incarnation, ...]) -> None:
         younger = self._younger_of(lives)
         if younger:
-            raise self._superseded_by(younger[-1])
-
-    def _superseded_by(self, younger: Incarnation) -> ConflictError:
-        return ConflictError(
-            f"another process has taken over the name {self._name}: {younger}",
-            code="superseded_consumer",
-            hint="stop this one, or give each process a name of its own",
-            younger=str(younger),
-        )
+            raise ConflictError(
+                f"another process has taken over the name {self._name}: {younger[-1]}",
+                code="superseded_consumer",
+                hint="stop this one, or give each process a name of its own",
+                younger=str(younger[-1]),
+            )
 
     def _younger_of(self, lives: tuple[Incarnation, ...]) -> tuple[Incarnation, ...]:
-        return tuple(life for life in lives if self._life is not None and life.number > self._life.number)
+        if self._life is None:
+            return ()
+        if self._life not in lives:  # its file was removed, and numbers may have begun anew
+            return lives
+        return tuple(life for life in lives if life.number > self._life.number)
 
     def _check_alone(self, lives: tuple[Incarnation, ...]) -> None:
         self._check_younger(lives)
-        if self._life not in lives and lives:  # its file was removed, and then the numbers began anew
-            raise self._superseded_by(lives[-1])
         if self._life not in lives:
             raise ConflictError(
                 f"the file of {self._life} is gone: it was taken for dead",
