@@ -178,7 +178,7 @@ class Driver:
         if now_s < living.until_s or living not in self._living:
             return
         chance = self._rng.random()
-        if chance < 0.08 and living.frozen_until_s is None:
+        if chance < 0.15 and living.frozen_until_s is None:
             # Its place is taken while it is frozen: a zombie, or two lives of one name. Some sleep longer than a lease.
             frozen_s = self._rng.choice((0.1, 0.5, 1.5 * LEASE_S))
             living.frozen_until_s = now_s + frozen_s
