@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import secrets
 import threading
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -23,6 +24,7 @@ from holdfast.core.records import ConsumerRecord, SweeperRecord, encode, version
 from holdfast.errors import ConflictError, HoldfastError, UnavailableError
 
 REFUSED_MAX = 1000
+TRIES_MAX = 100
 LOOK_GAP_LEASES = 0.25  # looks that lie further apart than this share of a lease count no silence
 
 
@@ -36,6 +38,8 @@ class Register:
         self._observer = channel.observer()
         self._lock = threading.RLock()
         self._life: Incarnation | None = None
+        # Own lives, those as well whose file may or may not have been written.
+        self._tries: deque[Incarnation] = deque(maxlen=TRIES_MAX)
         self._beats = 0
         self._written_at_s = 0.0
         self._watch = liveness.Watch()
@@ -64,6 +68,7 @@ class Register:
             number = max((life.number for life in older), default=0) + 1
             before = self._life
             self._life = Incarnation(self._name, number, secrets.token_hex(4))
+            self._tries.append(self._life)
             inherited = _inherit(state, [seen.record for _, seen in sorted(records.items()) if seen.record], copies)
             if self._mode.every and inherited.last is None:
                 # It goes on after what it has done with; else a consumer that dies often would begin anew each time,
@@ -72,9 +77,7 @@ class Register:
             try:
                 read = self._appear(inherited, older)
             except HoldfastError:
-                with suppress(HoldfastError):  # else each try would leave a file behind
-                    self._channel.claims.delete(self._path)
-                    self._life = before
+                self._take_back(before)  # else each try would leave a file behind
                 raise
             lost = inherited.holds & read.tombstoned
             if any(str(life) in expired for life in older for expired in [self._expired_names()]):
@@ -85,21 +88,33 @@ class Register:
                 given=inherited.given - lost,
                 serving=inherited.serving - lost,
             )
-            self._end(older)
+            try:
+                self._end(older)
+            except UnavailableError as error:
+                if is_read_only(error) and self._all_stand(older):
+                    self._take_back(before)  # they are another user's, and that one goes on
+                raise
             if lost:
                 self.write(lambda: kept)
             return kept
 
+    def _take_back(self, before: Incarnation | None) -> None:
+        """This life is none: `before` goes on. What can't be removed of it now is ended with the next life."""
+        with suppress(HoldfastError):
+            self._channel.claims.delete(self._path)
+        self._life = before
+
     def _end(self, older: tuple[Incarnation, ...]) -> None:
-        """Remove the files of earlier lives. Where they are another user's, it is this life that ends."""
+        """Remove the files of earlier lives."""
         for life in older:
-            try:
-                self._channel.claims.delete(f"consumers/{life}.json")
-            except UnavailableError as error:
-                with suppress(HoldfastError):
-                    if is_read_only(error) and set(older) <= set(self._observer.incarnations(self._name)):
-                        self._channel.claims.delete(self._path)
-                raise
+            self._channel.claims.delete(f"consumers/{life}.json")
+
+    def _all_stand(self, older: tuple[Incarnation, ...]) -> bool:
+        """Whether the files of these lives are still there, as far as can be seen."""
+        try:
+            return set(older) <= set(self._observer.incarnations(self._name))
+        except UnavailableError:
+            return False
 
     def _appear(self, state: Consume, older: tuple[Incarnation, ...]) -> SweepersRead:
         """Write the file of a new life, durably; then look at the sweepers' files."""
@@ -204,9 +219,10 @@ class Register:
     def _younger_of(self, lives: tuple[Incarnation, ...]) -> tuple[Incarnation, ...]:
         if self._life is None:
             return ()
+        others = tuple(life for life in lives if life not in self._tries)
         if self._life not in lives:  # its file was removed, and numbers may have begun anew
-            return lives
-        return tuple(life for life in lives if life.number > self._life.number)
+            return others
+        return tuple(life for life in others if life.number > self._life.number)
 
     def _check_alone(self, lives: tuple[Incarnation, ...]) -> None:
         self._check_younger(lives)
