@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from holdfast.core.sweep import Phase, Sweep
+from holdfast.core.sweep import Phase
 
 from tests.model import channel as channels
 from tests.model import consumers, sweepers
@@ -24,19 +24,17 @@ from tests.model.sweepers import Holder, Sweepers
 from tests.model.tables import Column, Field, Ids, Kind, Mixture, Read, Rule, Table, Views
 from tests.model.world import CLAIMANT, HOLDS, THERE, File, Size, expired_in, record_bits, seen_in
 
-CONSUMER_BITS, SWEEPER_BITS, CHANNEL_BITS = 13, 13, 10
-
 
 class Model:
     """The space of one configuration, and where it starts."""
 
-    def __init__(self, size: Size, *, bits: tuple[int, int, int] | None = None) -> None:
+    def __init__(self, size: Size) -> None:
         self.size = size
         self.consumers, self.sweepers, self.publishers = Consumers(size), Sweepers(size), Publishers(size)
         self.slots = range(len(size.modes))
         self.at_sweeper = [len(size.modes) + j for j in range(len(size.sweepers))]
         self.at_channel = len(size.modes) + len(size.sweepers)
-        bits = bits or (CONSUMER_BITS, SWEEPER_BITS, CHANNEL_BITS)
+        bits = size.bits
         self.reign = Column(Channel.reign, Views(11))
         self.poll = Column(lambda c: (c.present, c.claims_ever()), Views(8))
         self.present = Column(lambda c: c.present, Views(5))
@@ -56,8 +54,8 @@ class Model:
         )
 
     def start(self) -> list[list[Any]]:
-        first = [consumers.Actor(mode) for mode in self.size.modes]
-        second = [sweepers.Actor(Sweep(cycle)) for cycle in self.size.sweepers]
+        first = [consumers.Actor(mode, lives=lives) for mode, lives in zip(self.size.modes, self.size.lives or (1,) * 9, strict=False)]
+        second = [self.sweepers.start(cycle) for cycle in self.size.sweepers]
         return [[*first, *second, self.publishers.start()]]
 
     def _fields(self) -> list[Field]:
@@ -71,7 +69,7 @@ class Model:
         self.holders = {}  # by (slot, sweeper)
         columns: dict[str, Column] = {"tick": _kin(lambda: self.consumer, _tick_consumer)}
         for slot in self.slots:
-            views = Views(9)
+            views = Views(9 if len(self.slots) < 3 else 5)
             for j in range(len(self.size.sweepers)):
                 self.holders[slot, j] = columns[f"holders {slot} {j}"] = Column(partial(_holders, slot, j), views)
         columns["uses"] = Column(lambda a: a.uses)
@@ -96,7 +94,7 @@ class Model:
             "announced": self.announced,
             "listed": self.listed,
             "settles": Column(lambda a: a.settling > 0),
-            "alone": Column(lambda a: bool(rules.alone(a, 1))),
+            "alone": Column(lambda a: bool(rules.alone(a, 2))),
             "first": Column(rules.first_looks),
             "again": Column(rules.looks_again),
             "goes on": Column(rules.second_look_goes_on),
@@ -119,6 +117,7 @@ class Model:
             "reign": self.reign,
             "poll": self.poll,
             "present": self.present,
+            "clean": Column(channels.is_clean),
             "present mask": Column(lambda c: c.present),
             "highest": self.highest,
             "whole": self.whole,
@@ -247,6 +246,10 @@ class Model:
         held = self.channel.columns["uses"].of(ids[self.at_channel])
         return bad | (((held & doomed) != 0) & (self._expired(ids, "p") == 0))
 
+    def is_clean(self, ids: list[Ids]) -> npt.NDArray[np.bool_]:
+        """Of all that was published, what a fresh consumer would be given is there, and nothing else."""
+        return self.channel.columns["clean"].of(ids[self.at_channel]) != 0
+
     def _expired(self, ids: list[Ids], name: str) -> Ids:
         expired = np.zeros(len(ids[0]), np.int64)
         for at in self.at_sweeper:
@@ -327,11 +330,12 @@ def _lives(name: str, keys: frozenset[str]) -> frozenset[int]:
     return frozenset(int(key.partition(".")[2]) for key in keys if key.partition(".")[0] == name)
 
 
-def _sights(name: str, unseen: bool, actor: sweepers.Actor) -> tuple[Sight, ...]:
-    working = unseen and not actor.dead and actor.machine.phase is not Phase.STOPPED
+def _sights(name: str, unseen: tuple[int, ...], actor: sweepers.Actor) -> tuple[Sight, ...]:
+    working = actor.machine.cycle in unseen and not actor.dead and actor.machine.phase is not Phase.STOPPED
     found = []
     for record in actor.file.readable:
-        seen = _lives(name, seen_in(record)) if working and record & THERE else None
+        waits = working and name != "p" and record & THERE  # who only holds, and loads nothing, needs not be listed
+        seen = _lives(name, seen_in(record)) if waits else None
         found.append(Sight(record & HOLDS, _lives(name, expired_in(record)), seen))
     return tuple(dict.fromkeys(found))
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from holdfast.core import claims, consume, publish
 from holdfast.core.consume import Consume
-from holdfast.core.lineage import Claim, Lineage, candidates
+from holdfast.core.lineage import Claim, Lineage, candidates, fresh
 from holdfast.core.names import Version
 from holdfast.core.publish import Phase, Publisher
 
@@ -129,13 +129,13 @@ class Publishers:
 
     def alone(self, channel: Channel) -> list[Step]:
         steps = self._commits(channel, 1)
-        if channel.two is None:
+        if channel.two is None and self.size.second_publisher:
             steps += self._may_hold(channel)
             if channel.holder is None:
                 steps.append(self._claims(channel, None))
             elif channel.holder.machine.given:
                 steps.append(self._claims(channel, channel.holder.machine.last))
-        else:
+        if channel.two is not None:
             steps += self._commits(channel, 2)
         if channel.holder is not None:
             steps += self._holds_on(channel, channel.holder)
@@ -225,6 +225,12 @@ def _to_commit(publisher: Publisher, index: int, highest: int) -> Publisher:
     publisher, _ = publish.step(publisher, publish.Staged())
     publisher, _ = publish.step(publisher, publish.ClaimsRead(highest))
     return publisher
+
+
+def is_clean(channel: Channel) -> bool:
+    """What a fresh consumer would be given is there, and nothing else."""
+    needed = fresh(lineage_of(*channel.claim), versions_of(channel.present))
+    return versions_of(channel.present) == ({needed} if needed is not None else set())
 
 
 def uses(channel: Channel) -> int:

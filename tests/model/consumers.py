@@ -13,7 +13,7 @@ tests/spec) are cleared, so that states which differ in them alone are one.
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 from typing import NamedTuple
 
 import msgspec
@@ -61,6 +61,7 @@ class Actor(NamedTuple):
 
     mode: str
     life: int = 1
+    lives: int = 1
     machine: Consume = Consume()
     todo: tuple[object, ...] = ()
     reading: Reading | None = None
@@ -137,11 +138,12 @@ class Consumers:
         return ""
 
     def _reborn(self, actor: Actor, machine: Consume) -> Actor:
-        if actor.life >= self.size.lives:
-            return Actor(actor.mode, actor.life, over=True)  # what its file still says holds too much, at worst
+        if actor.life >= actor.lives:
+            return Actor(actor.mode, actor.life, actor.lives, over=True)  # what its file still says holds too much, at worst
         return Actor(
             mode=actor.mode,
             life=actor.life + 1,
+            lives=actor.lives,
             machine=_tidy(machine),
             todo=(Enter(),),
             before=actor.file,
@@ -162,7 +164,7 @@ class Consumers:
             case "delete":
                 assert actor.before is not None
                 steps.append(Step("removes its old file", actor._replace(todo=actor.todo[1:], before=None)))
-        if actor.life < self.size.lives and actor.file.now:
+        if actor.life < actor.lives and actor.file.now & HOLDS:
             steps.append(Step("crashes and comes back", self._reborn(actor, Consume())))
         if "adopt" not in actor.todo and "look" not in actor.todo:
             steps += self._user(actor)
@@ -372,7 +374,7 @@ class Consumers:
         machine = actor.machine
         there = versions_of(present)
         kept = frozenset(version for version in machine.given if version in there)
-        adopted = _replace(machine, given=kept, holds=machine.holds & kept, last=max(kept, default=machine.last))
+        adopted = _replace(machine, given=kept, holds=machine.holds & kept)
         file = actor.file.write(mask_of(adopted.holds) | THERE, stale=self.size.stale)
         return Step(
             f"takes over {told(mask_of(kept))}", actor._replace(machine=adopted, file=file, todo=actor.todo[1:])
@@ -392,7 +394,7 @@ def _maybe_hidden(before: Actor, steps: list[Step], listed: int) -> list[Step]:
     return found
 
 
-@lru_cache(maxsize=None)
+@cache
 def _tidy(machine: Consume) -> Consume:
     return _replace(
         machine,

@@ -173,7 +173,7 @@ class Space:
             if not rule.enabled.of(ids[rule.actor])[0]:
                 continue
             views = [read.views.all[int(read.numbers(ids, here)[0])] for read in rule.reads]
-            for step in rule.table.ask(values[rule.actor], *views):
+            for step in rule.table.answer(values[rule.actor], *views):
                 after = list(values)
                 if step.channel is not None:
                     after[self.channel] = step.channel
@@ -226,6 +226,31 @@ class Space:
                 words = sorted_set(self.canonical(words))
             fresh.append(seen.absent(words))
         return sorted_set(np.concatenate(fresh)) if len(fresh) > 1 else fresh[0]
+
+    def stuck(self, levels: list[Words], good: Check) -> str:
+        """How one comes to a state from which no `good` one can be reached any more; "" if there is none."""
+        states = sorted_set(np.concatenate(levels))
+        pairs = [self._edges(states, begin) for begin in range(0, len(states), CHUNK)]
+        origins, targets = (np.concatenate(part) for part in zip(*pairs, strict=True))
+        name, test = good
+        reached = test(self.ids(states))
+        before = -1
+        while before != (now := int(reached.sum())):
+            before = now
+            reached[origins[reached[targets]]] = True
+        if reached.all():
+            return ""
+        return self._transcript(_Found(states[int(np.argmin(reached))], None, name), levels)
+
+    def _edges(self, states: Words, begin: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+        """(from, to) as indices into `states`, of all steps from one chunk of them."""
+        chunk = states[begin : begin + CHUNK]
+        ids = self.ids(chunk)
+        steps = [step for rule in self.rules for step in self.by_rule(rule, chunk, ids)]
+        steps.append((chunk[self._waiters(ids)], self.after_tick(chunk, ids)))
+        origins, targets = (np.concatenate(part) for part in zip(*steps, strict=True))
+        at = np.searchsorted(states, self.canonical(targets))
+        return np.searchsorted(states, origins).astype(np.int32), at.astype(np.int32)
 
     # Telling how it came to that
 

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 import operator
-from functools import lru_cache
+from functools import cache
 from typing import NamedTuple
 
 import msgspec
 
 from holdfast.core import sweep
+from holdfast.core.bounds import settle_s
 from holdfast.core.lineage import Lineage, candidates
 from holdfast.core.names import Version
 from holdfast.core.retention import Retention
@@ -97,13 +99,25 @@ class Sweepers:
         self.policy = Retention(keep_recent=size.keep_recent)
         self._known: dict[object, tuple[Actor, str]] = {}
 
+    def start(self, cycle: int) -> Actor:
+        """A sweeper that has said that it is here, and looked; or one that is about to (`Size.entering`)."""
+        if cycle not in self.size.unseen:
+            return Actor(Sweep(cycle, entered=True, bound_s=self.size.bound))
+        if self.size.entering:
+            return Actor(Sweep(cycle))
+        return Actor(Sweep(cycle, entered=True, bound_s=self.size.bound), file=File(THERE), listed=True)
+
+    def _misses(self, actor: Actor) -> bool:
+        """It may never notice a file that is new, so it matters whom it has seen."""
+        return actor.machine.cycle in self.size.unseen
+
     def feed(self, actor: Actor, event: sweep.Event) -> Actor:
         machine, effects = sweep.step(actor.machine, event, self.policy)
-        if not self.size.unseen:
-            machine = _replace(machine, seen=frozenset())
+        asked = machine.seen - {CLAIMANT} if self._misses(actor) else frozenset()  # by whom it matters to be listed
+        machine = _replace(machine, seen=asked)
         actor = actor._replace(machine=machine, todo=(*actor.todo, *effects))
         if actor.todo and isinstance(actor.todo[0], sweep.Settle):
-            actor = actor._replace(settling=self.size.settle)
+            actor = actor._replace(settling=math.ceil(settle_s(actor.todo[0].bound_s)))
         if actor.todo and actor.todo[0] == sweep.Remove(frozenset()):
             return self.feed(actor._replace(todo=actor.todo[1:]), sweep.Removed())
         if machine.phase is Phase.CLEARING and isinstance(actor.todo[0], sweep.WriteRecord):
@@ -116,13 +130,15 @@ class Sweepers:
         if actor.dead:
             return []
         steps = []
+        if not actor.todo and actor.machine.phase is Phase.IDLE and not _has_entered(actor) and claim >= actor.machine.cycle:
+            actor = self.feed(actor, sweep.Begin(self.size.bound))
         head = actor.todo[0] if actor.todo else None
         if isinstance(head, sweep.WriteRecord):
             label = f"writes tombstones={told(mask_of(head.tombstones))}"
             label += f", expired={sorted(head.expired)}" if head.expired else ""
-            label += f", seen={sorted(head.seen)}" if self.size.unseen else ""
+            label += f", seen={sorted(head.seen)}" if self._misses(actor) else ""
             steps.append(Step(label, self._write(actor, claim)))
-        if self.size.unseen:
+        if self._misses(actor) and self.size.entering:
             steps.append(Step("is dead, and known to be", actor._replace(dead=True, todo=(), found=None, settling=0)))
         return steps
 
@@ -130,7 +146,7 @@ class Sweepers:
         head = actor.todo[0]
         assert isinstance(head, sweep.WriteRecord)
         tombstones = mask_of(head.tombstones)
-        record = record_bits(tombstones, head.expired, head.seen if self.size.unseen else frozenset())
+        record = record_bits(tombstones, head.expired, actor.machine.seen)
         new = tombstones & ~actor.file.now
         late = claim > actor.machine.cycle and (actor.late or bool(new)) and bool(tombstones)
         file = actor.file.write(record, stale=self.size.stale)
@@ -139,11 +155,19 @@ class Sweepers:
     # Looking
 
     def first_looks(self, actor: Actor) -> bool:
-        return not actor.dead and not actor.todo and actor.machine.phase is Phase.IDLE
+        if actor.dead or actor.settling:
+            return False
+        if actor.machine.phase is Phase.IDLE:
+            return not actor.todo and _has_entered(actor)
+        return actor.machine.phase in (Phase.ENTERING, Phase.LOOKING) and isinstance(actor.todo[0], sweep.Settle | sweep.Look)
 
     def first_look(self, actor: Actor, holdings: Holdings, others: tuple[int, ...], reign: Reign) -> list[Step]:
-        steps = self._looks_whole(self.feed(actor, sweep.Begin()), holdings, others, reign, first=True)
-        return [step for step in steps if step.own != actor._replace(listed=self.size.unseen)]
+        if actor.machine.phase is Phase.ENTERING:
+            looking = self.feed(actor._replace(todo=actor.todo[1:]), sweep.Settled())
+        else:
+            looking = self.feed(actor, sweep.Begin(self.size.bound))
+        steps = self._looks_whole(looking, holdings, others, reign, first=True)
+        return [step for step in steps if step.own != actor._replace(listed=self._misses(actor))]
 
     def looks_again(self, actor: Actor) -> bool:
         """Settled, and nothing of the second look is read yet."""
@@ -191,7 +215,7 @@ class Sweepers:
         return list(steps.values())
 
     def _settled(self, actor: Actor) -> bool:
-        if actor.dead or not actor.todo or actor.settling:
+        if actor.dead or actor.settling or actor.machine.phase not in (Phase.SETTLING, Phase.RELOOKING):
             return False
         return isinstance(actor.todo[0], sweep.Settle | sweep.Look)
 
@@ -238,7 +262,7 @@ class Sweepers:
         steps = []
         gone = actor.machine.expired.union(silent)
         live = functools.reduce(operator.or_, (mask for key, mask in found.holds if key not in gone), 0)
-        holds = tuple((key, mask) for key, mask in found.holds if key in gone or self.size.unseen)
+        holds = tuple((key, mask) for key, mask in found.holds if key in gone or self._misses(actor))
         pins = _submasks(found.versions or 0) if self.size.pins else [0]
         for blocked, pinned in itertools.product(others, pins):
             seen = (actor, found.claim, found.versions or 0, live, holds, silent, blocked, pinned)
@@ -264,7 +288,7 @@ class Sweepers:
     ) -> tuple[Actor, str]:
         """What the machine makes of a view. Whoever lives is shown as one consumer that holds what they all hold."""
         consumers = [sweep.Consumer(key, versions_of(mask)) for key, mask in holds]
-        if live and not self.size.unseen:
+        if live and not self._misses(actor):
             consumers.append(sweep.Consumer("the living", versions_of(live)))
         view = sweep.View(
             lineage=lineage_of(*claim),
@@ -273,8 +297,9 @@ class Sweepers:
             silent=frozenset(silent),
             blocked=versions_of(blocked),
             pinned=versions_of(pinned),
+            bound_s=self.size.bound,
         )
-        after = self.feed(actor._replace(todo=actor.todo[1:], listed=self.size.unseen), sweep.Looked(view))
+        after = self.feed(actor._replace(todo=actor.todo[1:], listed=self._misses(actor)), sweep.Looked(view))
         return after, _fenced(actor, after, claim[0])
 
     # Removing, one version at a time
@@ -318,14 +343,22 @@ class Sweepers:
             return ""
         highest, start = channel.claim
         lineage = lineage_of(highest, start)
-        unlucky = version == start and CLAIMANT in expired_in(actor.file.now)
-        for blocked in (0, others & actor.foreign):
+        # A claimant that was taken for dead before it claimed held nothing; it may start from what is gone.
+        unlucky = highest > actor.machine.cycle and CLAIMANT in expired_in(actor.file.now)
+        # A zombie's pass that began before the claim does not know what another zombie's tombstones block by now.
+        for blocked in (0, others & actor.foreign if highest == actor.machine.cycle else 0):
             line = candidates(lineage, versions_of(channel.present & ~blocked))
             if line and line[0] == version and not unlucky:
                 return "I5 what a fresh consumer would be given was deleted"
         if highest > actor.machine.cycle and version in lineage and actor.late:
             return "I8 a fenced sweeper deleted what it announced after the higher claim"
         return ""
+
+
+def _has_entered(actor: Actor) -> bool:
+    """It has said that it is here, or does without (as a core might that has lost the rule)."""
+    machine, _ = sweep.step(actor.machine, sweep.Begin(), Retention())
+    return machine.phase is not Phase.ENTERING
 
 
 def _fenced(actor: Actor, after: Actor, claim: int) -> str:
@@ -346,12 +379,12 @@ def _told(holds: tuple[tuple[str, int], ...]) -> str:
     return "{" + ", ".join(f"{key}: {told(mask)}" for key, mask in holds) + "}"
 
 
-@lru_cache(maxsize=None)
+@cache
 def _submasks(mask: int) -> list[int]:
     return [some for some in range(mask + 1) if some & ~mask == 0]
 
 
-@lru_cache(maxsize=None)
+@cache
 def _subsets(names: tuple[str, ...]) -> list[tuple[str, ...]]:
     return [some for size in range(len(names) + 1) for some in itertools.combinations(names, size)]
 

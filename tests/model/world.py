@@ -1,27 +1,28 @@
 """What all actors of the model share: its versions, files that are read late, and how big it is.
 
-**Time.** Instants are counted; any number of things happen within one. An overwritten value of a file may still be read
-during the instant in which it was overwritten and the next one, and a sweeper settles for three instants.
+**Time.** Any number of things happen within one instant. With `Size.stale` = 2 an overwritten value of a file may still
+be read during the instant in which it was overwritten and the next one; the visibility bound B is one and a half
+instants, and a sweeper that settles for 2 B waits for three.
 
-Why that is the protocol's time. All that the protocol knows of time is: a stale read lies *less* than one visibility
-bound B after the overwriting, and a second look at least 2 B after the tombstones. An order of events can happen iff
-the sum around every cycle of such constraints allows it: with k stale reads and s settlings on it, iff k B > 2 s B (the
-stale reads are strict), that is k ≥ 2 s + 1. With stale reads of at most 1 instant and settlings of at least 3 it can
-happen iff k ≥ 3 s. For s = 1 that is the same; for s ≥ 2 it asks for more stale reads, so whatever the model finds is
-real, and every real order is explored in which no single cycle of constraints runs through two settlings (each one
-through two different passes, and through five or more stale reads in turn). An instant is two thirds of B. B itself as
-the settling is 1.5 instants, that is 2: there the model must, and does, find the counterexample.
+Why that is the protocol's time. All that the protocol knows of time is: a stale read lies *less* than B after the
+overwriting, and a second look at least 2 B after the tombstones. An order of events can happen iff every cycle of such
+constraints allows it: with k stale reads and s settlings on it, iff k B > 2 s B (stale reads are strict), that is
+k ≥ 2 s + 1. In the model it can iff k ≥ 3 s. For s = 1 that is the same; for more it asks for more stale reads. So
+whatever the model finds is real, and it misses only orders that need two passes of sweepers and five stale reads in
+turn on one cycle. (Stale reads of one instant and a settling of four would ask for k ≥ 4 already at s = 1.) Settling
+for B instead of 2 B is two instants, and has its counterexample.
+
+`Size.stale` = 1 is the same with coarser instants: a stale read within the instant of the overwriting, a settling of
+one. Then no sum of stale reads outlasts a settling; all else is the same, at a fraction of the states.
 
 **Crashes.** Nobody can tell a crashed process from one that does nothing for ever, and every actor may do nothing
 for ever at any point: crashes and freezes of publishers and sweepers need no rule. A consumer that comes back has one.
-A lease is at least 2 B + 3 beats, so whoever is silent has written nothing that somebody may still miss.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
-from functools import lru_cache
+from functools import cache
 from typing import NamedTuple
 
 from holdfast.core.lineage import Claim, Lineage, trace
@@ -29,6 +30,7 @@ from holdfast.core.names import Version
 from holdfast.core.records import Term
 
 SETTLED = 2  # instants after which everybody has seen what happened
+INSTANTS = {0: 0.0, 1: 0.5, 2: 1.5}  # `Size.stale` -> the visibility bound, in instants
 
 # At most three versions exist, of these five names: up to three of publisher 1, up to two of publisher 2.
 NAMES = tuple(Version(cycle, step, 0, "000000") for cycle, step in ((1, 1), (1, 2), (1, 3), (2, 4), (2, 5)))
@@ -42,38 +44,53 @@ class Size:
     """One configuration: who takes part and what may go wrong.
 
     Attributes:
-        versions: how many are committed in all; per_cycle: how many by each publisher at most.
-        modes: how each consumer works: "newest", "every" (both in place), "staged".
-        sweepers: the cycle of each.
-        stale: overwritten values may be read for less than the visibility bound.
-        expiry: whoever is silent may be taken for dead.
-        lives: how often each consumer begins, 2 = it may crash, or find itself expired, and come back once.
-        fails: what is given may fail, and is then given again.
-        acknowledges: consumers acknowledge, which takes a look at the own lease.
-        unseen: a sweeper may never notice a consumer's new file; sweepers may be known to be dead.
-        removals_fail: removing a version may fail.
-        torn: the second look reads one part after the other, with freezes between.
-        keep_recent: the retention's.
+        versions: how many are committed in all.
+        per_cycle: how many by each publisher at most.
+        second_publisher: publisher 2 may claim, from nothing or from any version that it holds.
+        modes: how each consumer works: "newest", "every" (both in place) or "staged".
+        at_once: how many versions a consumer has at most when it asks for another one (+ 1).
+        sweepers: the cycle of each. One of cycle 1 is fenced when publisher 2 claims.
+        keep_recent: the retention's. The newest acknowledged version is not kept for its own sake: keeping less is worse.
+        stale: how late files may be read (see above); 0: never.
+        late_listings: listings of versions/ may be as late. Those of cycles/ may with `stale`.
+        torn: whoever looks reads one file after the other, with any time between; else all at once.
+        expiry: the cycles whose sweepers may take anybody for dead, at any first look.
+        expired_at_most: how many in all, each.
+        lives: how often each consumer begins: with 2 it may crash, or find itself expired, and come back once.
+        fails: what was given last may fail, and is then given again; else it is released.
+        acknowledges: consumers acknowledge what they were given.
+        removals_fail: removing versions may fail.
+        pins: any versions may be pinned at any look.
+        unseen: the cycles whose sweepers may never notice a consumer's file that was made after their first look.
+        entering: those sweepers enter in the course of events, and may be known to be dead; else they had looked before.
+        bits: of a consumer's, a sweeper's and the channel's number.
     """
 
     versions: int = 3
-    per_cycle: tuple[int, int] = (3, 2)
+    per_cycle: tuple[int, int] = (2, 1)
+    second_publisher: bool = True
     modes: tuple[str, ...] = ("newest", "newest")
+    at_once: int = 1
     sweepers: tuple[int, ...] = (1, 2)
-    stale: int = 2
+    keep_recent: int = 1
+    stale: int = 1
+    late_listings: bool = False
+    torn: bool = False
     expiry: tuple[int, ...] = ()
-    lives: int = 1
+    expired_at_most: int = 1
+    lives: tuple[int, ...] = ()
     fails: bool = False
     acknowledges: bool = False
-    unseen: bool = False
     removals_fail: bool = False
-    torn: bool = True
-    late_listings: bool = False
     pins: bool = False
-    at_once: int = 2
-    expired_at_most: int = 8
-    keep_recent: int = 1
-    settle: int = 3
+    unseen: tuple[int, ...] = ()
+    entering: bool = False
+    bits: tuple[int, int, int] = (13, 13, 10)
+
+    @property
+    def bound(self) -> float:
+        """The visibility bound, in instants."""
+        return INSTANTS[self.stale]
 
 
 class File(NamedTuple):
@@ -125,12 +142,12 @@ def key_bit(key: str) -> int:
     return (3 if name == "p" else int(name)) * LIVES + int(life) - 1
 
 
-@lru_cache(maxsize=None)
+@cache
 def keys_of(bits: int) -> frozenset[str]:
     return frozenset(key for key in ALL_KEYS if bits >> key_bit(key) & 1)
 
 
-@lru_cache(maxsize=None)
+@cache
 def bits_of_keys(keys: frozenset[str]) -> int:
     return sum(1 << key_bit(key) for key in keys)
 
@@ -150,17 +167,17 @@ def seen_in(record: int) -> frozenset[str]:
     return keys_of(record >> (_KEYS_AT + _KEYS_MAX))
 
 
-@lru_cache(maxsize=None)
+@cache
 def versions_of(mask: int) -> frozenset[Version]:
     return frozenset(version for index, version in enumerate(NAMES) if mask >> index & 1)
 
 
-@lru_cache(maxsize=None)
-def mask_of(versions: Iterable[Version]) -> int:
+@cache
+def mask_of(versions: frozenset[Version]) -> int:
     return sum(1 << NAMES.index(version) for version in versions)
 
 
-@lru_cache(maxsize=None)
+@cache
 def lineage_of(claim: int, start: Version | None) -> Lineage:
     """The lineage of the highest claim: cycle 1 alone, or cycle 2 that starts from `start`."""
     claims = [Claim(1, TERMS[1], None)]
