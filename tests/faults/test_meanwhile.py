@@ -203,6 +203,28 @@ def test_a_consumer_that_was_silent_for_a_lease_knows_by_itself(hand: Hand) -> N
     world.abandon()
 
 
+def test_a_new_life_that_failed_half_way_is_begun_again(hand: Hand) -> None:
+    """Its file stands and could not be taken back: it is nobody else's."""
+    disk, told = prepared(hand, "ext4-like", acts.publish_four)
+    ops = FaultyOps(disk)
+    world = World(hand, disk, told, ops=ops)
+    server = world.open_consumer(SERVER)
+    assert world.take(server) is not None
+    hand.now_s += LEASE_S + 1
+    ops.fail("scandir", errno.EIO, path="*/sweepers", times=None)
+    ops.fail("unlink", errno.EIO, path="*/consumers/server.*", times=None)
+    hand.beat()
+    assert world.take(server) is None
+    assert "Input/output error" in server.status
+    assert len([path for path in disk.tree() if "/consumers/server." in path]) == 2
+    ops.clear()
+    held = world.take(server)
+    assert held is not None, server.status
+    held.acknowledge()
+    assert len([path for path in disk.tree() if "/consumers/server." in path]) == 1
+    world.abandon()
+
+
 def test_the_file_of_an_expired_consumer_stays_for_another_lease(hand: Hand) -> None:
     world = world_of(hand, acts.publish_four, acts.serve)
     world.told.held[SERVER].clear()

@@ -441,6 +441,14 @@ CONSUME = (
         (f"{POINTS}[come back-ext4-like]",),
     ),
     _mutant(
+        "a registration that failed half-way is a younger life",
+        "consume: the younger of two lives goes on, and one's own tries are no life",
+        REGISTER,
+        "for life in lives if life not in self._tries)",
+        "for life in lives)",
+        ("tests/faults/test_meanwhile.py",),
+    ),
+    _mutant(
         "one stale look ends a hold of the life before",
         "consume: not visible yet is looked at again",
         LIFE,
