@@ -75,16 +75,16 @@ class Slot:
 
 
 SLOTS = (
-    Slot("publisher", "trainer", 0.3, 6.0, 0.05),
-    Slot("sweeper", "sweeper", 0.6, 8.0, 0.15),
+    Slot("publisher", "trainer", 0.25, 6.0, 0.05),
+    Slot("sweeper", "sweeper", 0.5, 8.0, 0.12),
     Slot("sweeper", "sweeper", 3.0, 8.0),
-    Slot("consumer", "staged-0", 0.4, 4.0, 0.1, {"staged": True}),
-    Slot("consumer", "staged-1", 0.6, 4.0, 0.1, {"staged": True, "elsewhere": True}),
-    Slot("consumer", "all-staged", 0.8, 4.0, 0.1, {"staged": True, "every": True}),
+    Slot("consumer", "staged-0", 0.25, 4.0, 0.1, {"staged": True}),
+    Slot("consumer", "staged-1", 0.4, 4.0, 0.1, {"staged": True, "elsewhere": True}),
+    Slot("consumer", "all-staged", 0.5, 4.0, 0.1, {"staged": True, "every": True}),
     Slot("consumer", "in-place-0", 4.0, 9.0, 0.3),
     Slot("consumer", "in-place-1", 6.0, 9.0, 0.3, {"elsewhere": True}),
     Slot("consumer", "all-in-place", 5.0, 9.0, 0.3, {"every": True}),
-    Slot("consumer", "passer-by", 0.6, 6.0, 0.2, {"unique": True}),
+    Slot("consumer", "passer-by", 0.4, 5.0, 0.15, {"unique": True}),
 )
 
 

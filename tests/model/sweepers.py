@@ -166,7 +166,7 @@ class Sweepers:
             looking = self.feed(actor._replace(todo=actor.todo[1:]), sweep.Settled())
         else:
             looking = self.feed(actor, sweep.Begin(self.size.bound))
-        steps = self._looks_whole(looking, holdings, others, reign, first=True)
+        steps = self._looks_whole(looking, holdings, others, reign)
         return [step for step in steps if step.own != actor._replace(listed=self._misses(actor))]
 
     def looks_again(self, actor: Actor) -> bool:
@@ -175,7 +175,7 @@ class Sweepers:
 
     def second_look(self, actor: Actor, holdings: Holdings, others: tuple[int, ...], reign: Reign) -> list[Step]:
         """All of it at once."""
-        return self._looks_whole(self._begin_second(actor), holdings, others, reign, first=False)
+        return self._looks_whole(self._begin_second(actor), holdings, others, reign)
 
     def second_look_claims(self, actor: Actor, reign: Reign) -> list[Step]:
         actor = self._begin_second(actor)
@@ -210,8 +210,9 @@ class Sweepers:
         steps: dict[Actor, Step] = {}
         for rest in holdings:
             found = actor.found._replace(holds=(*actor.found.holds, *rest))
-            for step in self._look(actor._replace(found=None), found, (), others):
-                steps.setdefault(step.own, step)
+            for silent in self._silent(actor, found.holds):
+                for step in self._look(actor._replace(found=None), found, silent, others):
+                    steps.setdefault(step.own, step)
         return list(steps.values())
 
     def _settled(self, actor: Actor) -> bool:
@@ -228,12 +229,12 @@ class Sweepers:
         return [Found(claim) for claim in reign.claims if claim[0] >= actor.machine.cycle]
 
     def _looks_whole(
-        self, actor: Actor, holdings: Holdings, others: tuple[int, ...], reign: Reign, *, first: bool
+        self, actor: Actor, holdings: Holdings, others: tuple[int, ...], reign: Reign
     ) -> list[Step]:
         steps: dict[Actor, Step] = {}
         for found in self._claims(actor, reign):
             for holds in holdings:
-                silent = self._silent(actor, holds) if first else [()]
+                silent = self._silent(actor, holds)
                 for versions in reign.versions:
                     whole = found._replace(versions=versions, holds=holds)
                     for names in silent:
@@ -348,6 +349,8 @@ class Sweepers:
         # A zombie's pass that began before the claim does not know what another zombie's tombstones block by now.
         for blocked in (0, others & actor.foreign if highest == actor.machine.cycle else 0):
             line = candidates(lineage, versions_of(channel.present & ~blocked))
+            if start is not None and start not in versions_of(channel.present):  # gone: as above, or no longer needed
+                line = tuple(v for v in line if v.cycle == highest)
             if line and line[0] == version and not unlucky:
                 return "I5 what a fresh consumer would be given was deleted"
         if highest > actor.machine.cycle and version in lineage and actor.late:
