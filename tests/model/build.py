@@ -9,12 +9,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from holdfast.core.sweep import Phase
-
 from tests.model import channel as channels
 from tests.model import consumers, sweepers
 from tests.model.channel import Channel, Publishers
@@ -54,7 +52,10 @@ class Model:
         )
 
     def start(self) -> list[list[Any]]:
-        first = [consumers.Actor(mode, lives=lives) for mode, lives in zip(self.size.modes, self.size.lives or (1,) * 9, strict=False)]
+        first = [
+            consumers.Actor(mode, lives=lives)
+            for mode, lives in zip(self.size.modes, self.size.lives or (1,) * 9, strict=False)
+        ]
         second = [self.sweepers.start(cycle) for cycle in self.size.sweepers]
         return [[*first, *second, self.publishers.start()]]
 

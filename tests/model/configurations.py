@@ -31,9 +31,7 @@ LARGE = (
     Configuration(
         "any versions", "three of publisher 1, or one of it and two of publisher 2", Size(per_cycle=(3, 2)), "19 M"
     ),
-    Configuration(
-        "every and staged", "consumers of other modes side by side", Size(modes=("every", "staged")), "17 M"
-    ),
+    Configuration("every and staged", "consumers of other modes side by side", Size(modes=("every", "staged")), "17 M"),
     Configuration("two at once", "a consumer holds the next version beside the last one", Size(at_once=2), "12 M"),
     Configuration("late listings", "versions come and go late in listings", Size(late_listings=True), "11 M"),
     Configuration(
@@ -106,9 +104,7 @@ QUICK = (
     Configuration(
         "twins", "two sweepers of one cycle", Size(modes=("newest",), sweepers=(1, 1), per_cycle=(3, 0), stale=0), "?"
     ),
-    Configuration(
-        "blocked", "three versions of publisher 1", Size(modes=("newest",), per_cycle=(3, 0), stale=0), "?"
-    ),
+    Configuration("blocked", "three versions of publisher 1", Size(modes=("newest",), per_cycle=(3, 0), stale=0), "?"),
     Configuration(
         "entering",
         "a sweeper that enters and may not notice files",

@@ -22,7 +22,6 @@ from holdfast.core import consume
 from holdfast.core.consume import Consume, Mode, Phase
 from holdfast.core.lineage import Lineage
 from holdfast.core.names import Version
-
 from tests.model.tables import Step
 from tests.model.world import HOLDS, THERE, File, Size, lineage_of, mask_of, short, told, versions_of
 
@@ -139,7 +138,9 @@ class Consumers:
 
     def _reborn(self, actor: Actor, machine: Consume) -> Actor:
         if actor.life >= actor.lives:
-            return Actor(actor.mode, actor.life, actor.lives, over=True)  # what its file still says holds too much, at worst
+            return Actor(
+                actor.mode, actor.life, actor.lives, over=True
+            )  # what its file still says holds too much, at worst
         return Actor(
             mode=actor.mode,
             life=actor.life + 1,
@@ -216,7 +217,6 @@ class Consumers:
                 )
             if self.size.acknowledges and not actor.todo and machine.phase is Phase.IDLE:
                 asked, broken = self.feed(actor, consume.Acknowledge(version))
-                assert isinstance(asked.todo[0], consume.CheckLease)
                 steps.append(Step(f"would acknowledge {short(version)}", asked._replace(acking=version), broken=broken))
         return steps
 

@@ -130,7 +130,9 @@ class Space:
     def after_tick(self, states: Words, ids: Sequence[Ids]) -> Words:
         """The states in which somebody waits, an instant later."""
         some = self._waiters(ids)
-        return self.join([field.kind.columns["tick"].of(own[some]) for field, own in zip(self.fields, ids, strict=True)])
+        return self.join(
+            [field.kind.columns["tick"].of(own[some]) for field, own in zip(self.fields, ids, strict=True)]
+        )
 
     def _waiters(self, ids: Sequence[Ids]) -> Ids:
         return np.flatnonzero(functools.reduce(operator.or_, (column.of(ids[at]) for at, column in self.waiting)))

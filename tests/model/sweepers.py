@@ -22,7 +22,6 @@ from holdfast.core.lineage import Lineage, candidates
 from holdfast.core.names import Version
 from holdfast.core.retention import Retention
 from holdfast.core.sweep import Phase, Sweep
-
 from tests.model.tables import Step
 from tests.model.world import (
     CLAIMANT,
@@ -130,7 +129,12 @@ class Sweepers:
         if actor.dead:
             return []
         steps = []
-        if not actor.todo and actor.machine.phase is Phase.IDLE and not _has_entered(actor) and claim >= actor.machine.cycle:
+        if (
+            not actor.todo
+            and actor.machine.phase is Phase.IDLE
+            and not _has_entered(actor)
+            and claim >= actor.machine.cycle
+        ):
             actor = self.feed(actor, sweep.Begin(self.size.bound))
         head = actor.todo[0] if actor.todo else None
         if isinstance(head, sweep.WriteRecord):
@@ -159,7 +163,9 @@ class Sweepers:
             return False
         if actor.machine.phase is Phase.IDLE:
             return not actor.todo and _has_entered(actor)
-        return actor.machine.phase in (Phase.ENTERING, Phase.LOOKING) and isinstance(actor.todo[0], sweep.Settle | sweep.Look)
+        return actor.machine.phase in (Phase.ENTERING, Phase.LOOKING) and isinstance(
+            actor.todo[0], sweep.Settle | sweep.Look
+        )
 
     def first_look(self, actor: Actor, holdings: Holdings, others: tuple[int, ...], reign: Reign) -> list[Step]:
         if actor.machine.phase is Phase.ENTERING:
@@ -228,9 +234,7 @@ class Sweepers:
     def _claims(self, actor: Actor, reign: Reign) -> list[Found]:
         return [Found(claim) for claim in reign.claims if claim[0] >= actor.machine.cycle]
 
-    def _looks_whole(
-        self, actor: Actor, holdings: Holdings, others: tuple[int, ...], reign: Reign
-    ) -> list[Step]:
+    def _looks_whole(self, actor: Actor, holdings: Holdings, others: tuple[int, ...], reign: Reign) -> list[Step]:
         steps: dict[Actor, Step] = {}
         for found in self._claims(actor, reign):
             for holds in holdings:

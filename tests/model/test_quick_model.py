@@ -7,7 +7,6 @@ import pytest
 
 from holdfast.core import publish
 from holdfast.core.sweep import Phase
-
 from tests.model.build import Model
 from tests.model.channel import GONE
 from tests.model.configurations import QUICK, Configuration

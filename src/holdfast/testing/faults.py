@@ -1,11 +1,11 @@
 """Calls of the operating system that fail when told to.
 
-    ops = FaultyOps(RealOps())
-    ops.fail("fsync", errno.ENOSPC, path="*/staging/*")          # the first such call
-    ops.fail("rename", errno.EIO, answer_lost=True)              # it happens, and says that it failed
-    ops.fail("pwrite", errno.EIO, on_call=3, times=None)         # from the third call on, for good
-    ops.skip("fsync_directory", path="*/versions")               # a disk that lies: it says yes and does nothing
-    storage = PosixStorage(path, ops=ops)
+ops = FaultyOps(RealOps())
+ops.fail("fsync", errno.ENOSPC, path="*/staging/*")          # the first such call
+ops.fail("rename", errno.EIO, answer_lost=True)              # it happens, and says that it failed
+ops.fail("pwrite", errno.EIO, on_call=3, times=None)         # from the third call on, for good
+ops.skip("fsync_directory", path="*/versions")               # a disk that lies: it says yes and does nothing
+storage = PosixStorage(path, ops=ops)
 """
 
 from __future__ import annotations
