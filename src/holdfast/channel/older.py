@@ -55,6 +55,9 @@ class Older:
         if not self._channel.record.legacy or not cycle:
             return {}
         directory = self.directory(cycle)
+        shown = [entry.name for entry in self._channel.store.list(self._channel.record.legacy)]
+        if directory.rpartition("/")[2] not in shown:
+            return {}  # asked for by name before it is there, it would stay missing on an NFS client
         steps: dict[str, int] = {}
         for entry in self._channel.store.list(directory):
             if entry.kind == "file" and entry.name.startswith(LOADED_STEP):
