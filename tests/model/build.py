@@ -16,11 +16,11 @@ from holdfast.core.sweep import Phase
 from tests.model import channel as channels
 from tests.model import consumers, sweepers
 from tests.model.channel import Channel, Publishers
-from tests.model.consumers import MODES, Consumers, Sight
+from tests.model.consumers import Consumers, Sight
 from tests.model.explore import Check, Permutation, Space
 from tests.model.sweepers import Holder, Sweepers
 from tests.model.tables import Column, Field, Ids, Kind, Mixture, Read, Rule, Table, Views
-from tests.model.world import CLAIMANT, HOLDS, THERE, File, Size, expired_in, record_bits, seen_in
+from tests.model.world import HOLDS, THERE, File, Size, expired_in, record_bits, seen_in
 
 
 class Model:
@@ -378,6 +378,3 @@ def _rename(order: tuple[int, ...], actor: sweepers.Actor) -> sweepers.Actor:
         found=found,
         file=File(record(actor.file.now), (record(actor.file.young[0]), record(actor.file.young[1]))),
     )
-
-
-__all__ = ["CLAIMANT", "MODES", "Model"]

@@ -13,7 +13,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from holdfast.core import claims, consume, publish
-from holdfast.core.consume import Consume
 from holdfast.core.lineage import Claim, Lineage, candidates, fresh
 from holdfast.core.names import Version
 from holdfast.core.publish import Phase, Publisher
@@ -29,7 +28,6 @@ from tests.model.world import (
     TERMS,
     Size,
     lineage_of,
-    mask_of,
     short,
     versions_of,
 )
@@ -237,6 +235,3 @@ def is_clean(channel: Channel) -> bool:
 def uses(channel: Channel) -> int:
     """What publisher 2 holds, looked at and found right: mask."""
     return channel.holder.uses if channel.holder is not None else 0
-
-
-__all__ = ["Channel", "Consume", "Publishers", "mask_of"]

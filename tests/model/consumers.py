@@ -1,14 +1,22 @@
 """Consumers of the model: `holdfast.core.consume` with a file that others may read late.
 
 Every transition below touches what others can see once: it reads one file, or writes the own one, or looks at the
-channel; what happens inside the process until the next such access belongs to it. That is all the merging there is, but
-for one: a poll and the write of the hold that follows from it are one transition. It is sound because the poll is
-given more than it could see: any version that is there (as when the newer ones were not visible yet, or the consumer
-froze between poll and write) and any claim that ever was the highest. Versions that are gone are left out: a hold on a
-name that never comes back concerns nobody, and the check that follows fails.
+channel; what happens inside the process until the next such access belongs to it. (Without `Size.torn` a look at all
+sweepers' files is one access.) Beyond that, three pairs are merged:
 
-Fields that no decision reads (`serving`, `acknowledged`, the reasons of refusals, the progress of a check: see
-tests/spec) are cleared, so that states which differ in them alone are one.
+* A poll, and the write of the hold that follows from it. The poll is given more than it could see: any version that is
+  there (as when the newer ones were not visible yet, or the consumer froze between poll and write) and any claim that
+  ever was the highest. Versions that are gone are left out: a hold on a name that never comes back concerns nobody,
+  and the check that follows fails.
+* The look at the sweepers and the check of a version that is used in place. Between them nobody but the consumer can
+  tell which of the two it has behind it, and a sweeper that could remove the version there could do so after the check.
+* A decision to let go and the write that says so: a hold that stands longer makes others careful and nothing else
+  (see world.File).
+
+A poll that gives nothing is no transition: that a higher claim was seen only narrows what the consumer may do later.
+
+Fields that no decision reads (`serving`, `acknowledged`, the reasons of refusals, the progress of a check) are cleared,
+and so are refusals, since what is refused here is gone: states that differ in them alone are one.
 """
 
 from __future__ import annotations
@@ -34,7 +42,10 @@ _replace = msgspec.structs.replace
 
 
 class Sight(NamedTuple):
-    """A sweeper's record as one consumer reads it. `expired`, `seen`: lives of that consumer. `seen` None: don't care."""
+    """A sweeper's record as one consumer reads it: its tombstones, and which of that consumer's lives it names.
+
+    `seen` None: that sweeper need not have seen it.
+    """
 
     tombstones: int
     expired: frozenset[int] = frozenset()
@@ -253,7 +264,7 @@ class Consumers:
                 steps.append(Step(label, actor._replace(reading=reading)))
                 continue
             after, broken = self._has_read(actor._replace(reading=None), reading)
-            if not broken and after.todo and isinstance(after.todo[0], consume.Check):
+            if not broken and actor.mode != "staged" and after.todo and isinstance(after.todo[0], consume.Check):
                 found = self._check(after, after.todo[0].version, present, ())
                 label, after, broken = f"{label}; {found[0].label}", found[0].own, found[0].broken
             steps.append(Step(label, after, broken=broken))
@@ -386,11 +397,8 @@ def _maybe_hidden(before: Actor, steps: list[Step], listed: int) -> list[Step]:
     found = list(steps)
     for step in steps:
         if not before.file.now and step.own.file.now:
-            for hidden in range(1, listed + 1):
-                if hidden & ~listed == 0:
-                    found.append(
-                        Step(f"{step.label}, unnoticed by some", step.own._replace(hidden=hidden), broken=step.broken)
-                    )
+            unnoticed = [step.own._replace(hidden=some) for some in range(1, listed + 1) if some & ~listed == 0]
+            found += [Step(f"{step.label}, unnoticed by some", own, broken=step.broken) for own in unnoticed]
     return found
 
 

@@ -1,8 +1,11 @@
 """Sweepers of the model: `holdfast.core.sweep` with a record that others may read late.
 
-The first look is one transition: whatever a look that takes its time finds, only tombstones follow from it, and the
-record may be written as late as you like. The second look is three: claims, then versions and the first consumer, then
-the rest, with any time between them (`Size.torn`).
+A first look is one transition: whatever a look that takes its time may find, only tombstones follow from it, and the
+record may be written as late as you like. So is the second look, unless it is torn (`Size.torn`): then it is claims;
+versions and one consumer's files; all the rest, with any time between them. Versions are removed one at a time.
+
+The record that ends a pass is written together with what it follows from: a tombstone that stands longer makes others
+careful and nothing else (see world.File). A sweeper that stops before it is one that stops before its second look.
 """
 
 from __future__ import annotations
@@ -12,13 +15,13 @@ import itertools
 import math
 import operator
 from functools import cache
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
 from holdfast.core import sweep
 from holdfast.core.bounds import settle_s
-from holdfast.core.lineage import Lineage, candidates
+from holdfast.core.lineage import candidates
 from holdfast.core.names import Version
 from holdfast.core.retention import Retention
 from holdfast.core.sweep import Phase, Sweep
@@ -26,7 +29,6 @@ from tests.model.tables import Step
 from tests.model.world import (
     CLAIMANT,
     HOLDS,
-    NAMES,
     THERE,
     File,
     Size,
@@ -37,6 +39,9 @@ from tests.model.world import (
     told,
     versions_of,
 )
+
+if TYPE_CHECKING:
+    from tests.model.channel import Channel
 
 
 class Holder(NamedTuple):
@@ -256,7 +261,7 @@ class Sweepers:
         return tuple(sorted(looks))
 
     def _silent(self, actor: Actor, holds: tuple[tuple[str, int], ...]) -> list[tuple[str, ...]]:
-        """Who may be taken for dead in this look: anybody, since this model does not say how long anybody was silent."""
+        """Who may be taken for dead in this look: anybody, whether it was silent or not."""
         if actor.machine.cycle not in self.size.expiry:
             return [()]
         silent = _subsets(tuple(sorted({key for key, _ in holds} - actor.machine.expired)))
@@ -316,12 +321,9 @@ class Sweepers:
         head = actor.todo[0] if actor.todo else None
         return mask_of(head.versions) if isinstance(head, sweep.Remove) else 0
 
-    def remove(self, actor: Actor, *views: object) -> list[Step]:
+    def remove(self, actor: Actor, *views: Any) -> list[Step]:
         """`views`: the tombstones of each other sweeper, then the channel."""
-        from tests.model.channel import Channel
-
         *announced, channel = views
-        assert isinstance(channel, Channel)
         others = functools.reduce(operator.or_, announced, 0)
         head = actor.todo[0]
         assert isinstance(head, sweep.Remove)
@@ -340,10 +342,8 @@ class Sweepers:
             steps.append(Step(f"fails to remove {told(mask_of(head.versions))}", after, channel))
         return steps
 
-    def _wrong(self, actor: Actor, version: Version, others: int, channel: object) -> str:
-        from tests.model.channel import Channel
-
-        assert isinstance(channel, Channel)
+    def _wrong(self, actor: Actor, version: Version, others: int, channel: Channel) -> str:
+        """The invariant that removing `version` breaks, or "". `others`: what other sweepers' tombstones block."""
         if version not in versions_of(channel.present):
             return ""
         highest, start = channel.claim
@@ -394,6 +394,3 @@ def _submasks(mask: int) -> list[int]:
 @cache
 def _subsets(names: tuple[str, ...]) -> list[tuple[str, ...]]:
     return [some for size in range(len(names) + 1) for some in itertools.combinations(names, size)]
-
-
-__all__ = ["NAMES", "Actor", "Lineage", "Sweepers"]

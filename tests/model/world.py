@@ -50,7 +50,7 @@ class Size:
         modes: how each consumer works: "newest", "every" (both in place) or "staged".
         at_once: how many versions a consumer has at most when it asks for another one (+ 1).
         sweepers: the cycle of each. One of cycle 1 is fenced when publisher 2 claims.
-        keep_recent: the retention's. The newest acknowledged version is not kept for its own sake: keeping less is worse.
+        keep_recent: the retention's. Nothing is kept because it was acknowledged: keeping less finds more trouble.
         stale: how late files may be read (see above); 0: never.
         late_listings: listings of versions/ may be as late. Those of cycles/ may with `stale`.
         torn: whoever looks reads one file after the other, with any time between; else all at once.
@@ -62,7 +62,7 @@ class Size:
         removals_fail: removing versions may fail.
         pins: any versions may be pinned at any look.
         unseen: the cycles whose sweepers may never notice a consumer's file that was made after their first look.
-        entering: those sweepers enter in the course of events, and may be known to be dead; else they had looked before.
+        entering: those sweepers enter in the course of events, and may be known to be dead; else they looked before.
         bits: of a consumer's, a sweeper's and the channel's number.
     """
 
@@ -96,12 +96,12 @@ class Size:
 class File(NamedTuple):
     """One file with one writer, as a set of bits, and which bits a reader may still miss.
 
-    `young`: written in this instant, `younger` no longer: bits[0] in this instant, bits[1] in the one before.
+    `young`: the bits that were set in this instant, and in the one before.
 
     Older values that say *more* (a hold that is released by now, a tombstone that is withdrawn) are left out. They make
-    a reader careful and nothing else: a sweeper that sees a released hold keeps the version, as it keeps a pinned one
-    (`Size.pins` explores keeping anything at any look); a consumer that sees a withdrawn tombstone gives the version up,
-    as one that gets it and lets go at once.
+    a reader careful and nothing else. A sweeper that sees a released hold keeps the version, as it keeps a pinned one;
+    `Size.pins` explores keeping anything at any look. A consumer that sees a withdrawn tombstone gives the version up,
+    as one that is given it and lets go at once.
     """
 
     now: int = 0
@@ -121,16 +121,11 @@ class File(NamedTuple):
         newest, newer = self.young
         return tuple(dict.fromkeys((self.now, self.now & ~newest, self.now & ~newest & ~newer)))
 
-    @property
-    def quiet(self) -> bool:
-        """Everybody sees what stands there."""
-        return self.young == (0, 0)
-
 
 # Bits of a consumer's file: its holds, by NAMES, and that the file is there.
 HOLDS = (1 << len(NAMES)) - 1
 THERE = 1 << len(NAMES)
-# Bits of a sweeper's file: tombstones, by NAMES, that it is there, then lives that are expired, then lives that were seen.
+# Bits of a sweeper's file: tombstones, by NAMES; that it is there; lives that are expired; lives that were seen.
 LIVES = 2
 _KEYS_AT = len(NAMES) + 1
 _KEYS_MAX = 4 * LIVES  # three consumers and the claimant
