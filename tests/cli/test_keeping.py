@@ -160,7 +160,8 @@ def test_claims_may_lie_elsewhere(run: Run, tmp_path: pathlib.Path) -> None:
         pass
     record = SweeperRecord(beat=1, cycle=1, party=Party(host="h", device="d"))
     (claims / "sweepers" / "000001-0a1b2c3d.json").write_bytes(encode(record))
-    assert run("status", tmp_path / "c", "--json").data["sweepers"] == []
+    done = run("status", tmp_path / "c", "--json")
+    assert (done.code, done.data["error"]["code"]) == (75, "no_directory")
     done = run("status", tmp_path / "c", "--claims", claims, "--json")
     assert [one["sweeper"] for one in done.data["sweepers"]] == ["000001-0a1b2c3d"]
 
