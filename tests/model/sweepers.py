@@ -146,7 +146,9 @@ class Sweepers:
             label = f"writes tombstones={told(mask_of(head.tombstones))}"
             label += f", expired={sorted(head.expired)}" if head.expired else ""
             label += f", seen={sorted(head.seen)}" if self._misses(actor) else ""
-            steps.append(Step(label, self._write(actor, claim)))
+            above = any(version.cycle > actor.machine.cycle for version in head.tombstones)
+            broken = "I8 a sweeper announced what a higher claim's publisher published" if above else ""
+            steps.append(Step(label, self._write(actor, claim), broken=broken))
         if self._misses(actor) and self.size.entering:
             steps.append(Step("is dead, and known to be", actor._replace(dead=True, todo=(), found=None, settling=0)))
         return steps
@@ -175,8 +177,10 @@ class Sweepers:
     def first_look(self, actor: Actor, holdings: Holdings, others: tuple[int, ...], reign: Reign) -> list[Step]:
         if actor.machine.phase is Phase.ENTERING:
             looking = self.feed(actor._replace(todo=actor.todo[1:]), sweep.Settled())
-        else:
+        elif actor.machine.phase is Phase.IDLE:
             looking = self.feed(actor, sweep.Begin(self.size.bound))
+        else:
+            looking = actor
         steps = self._looks_whole(looking, holdings, others, reign)
         return [step for step in steps if step.own != actor._replace(listed=self._misses(actor))]
 
@@ -372,8 +376,8 @@ def _fenced(actor: Actor, after: Actor, claim: int) -> str:
     """Once a look has shown the higher claim, nothing more is announced or removed."""
     if claim <= actor.machine.cycle:
         return ""
-    ok = all(isinstance(effect, sweep.WriteRecord) and not effect.tombstones for effect in after.todo)
-    return "" if ok and after.machine.phase is not Phase.IDLE else "I8 a fenced sweeper went on"
+    stopped = after.machine.phase is Phase.STOPPED and not after.todo and not after.file.now & HOLDS
+    return "" if stopped else "I8 a fenced sweeper went on, or left its tombstones standing"
 
 
 def _saw(found: Found, silent: tuple[str, ...], blocked: int) -> str:

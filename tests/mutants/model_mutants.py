@@ -91,13 +91,6 @@ _CONSUME = (
         "holds=(state.holds & state.given) | frozenset(ahead) if mode.writes else state.holds",
         "holds=(state.holds & state.given) | frozenset(ahead if not mode.staged else ())",
     ),
-    (
-        "other modes",
-        "every-order",
-        "every version is given in order",
-        "    return line[::-1] if mode.every else line\n",
-        "    return line\n",
-    ),
 )
 _SWEEP = (
     (
@@ -231,14 +224,6 @@ _OTHERS = (
         "the highest claim is followed",
         "claim = by_cycle.get(max(by_cycle, default=0))",
         "claim = by_cycle.get(min(by_cycle, default=0))",
-    ),
-    (
-        "publish",
-        "rewind",
-        "starts-from",
-        "the claim says what its publisher starts from",
-        "return replace(state, phase=Phase.OPEN), ()\n        case Phase.CLAIMING, ClaimLost()",
-        "return replace(state, phase=Phase.OPEN, starts_from=None), ()\n        case Phase.CLAIMING, ClaimLost()",
     ),
 )
 
