@@ -30,7 +30,7 @@ EXPECTED = {
         "errno_enoent",  # frozen for a lease, or fenced: its staging place was swept
         "lease_lost",  # frozen while it held what it wanted to resume from
     },
-    "consumer": {"superseded_consumer", "lease_lost", "errno_enoent"},
+    "consumer": {"superseded_consumer", "errno_enoent"},
     "sweeper": {"no_channel", "errno_enoent"},  # before the first publisher has made the channel
 }
 

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from holdfast import Channel, ConflictError, NotVisibleError, Retention, Term
+from holdfast.channel.beats import clock_s
 from holdfast.channel.events import EventLog, read_events
 from holdfast.channel.posix import PosixStorage
-from tests.support.channels import CutOff, Place, payload, until
+from tests.support.channels import Background, CutOff, Gated, Place, payload, until
 
 LEASE_S = 0.6
 
@@ -161,6 +162,36 @@ def test_a_copy_that_a_guest_of_the_same_name_tidied_away_is_lost(directory: Pla
         assert again is not None
         assert (again.path / "w.bin").read_text() == "1"
         frozen.close()
+
+
+def test_a_consumer_that_is_frozen_while_it_opens_begins_anew(directory: Place) -> None:
+    """It was about to let go of a hold of the life before, whose bytes are damaged by now."""
+    with _channel(directory).publisher(sweep=False) as publisher:
+        version = publisher.publish_payload(1, payload("1"))
+        link, channel = _cut_off(directory)
+        dead = channel.consumer("server")
+        dead.open()
+        assert dead.take(0.0) is not None
+        link.cut()
+        dead.close()
+        (directory.path / "versions" / str(version) / "w.bin").write_text("2")
+        gate = Gated(directory.storage())
+        consumer = Channel(gate, lease_s=LEASE_S).consumer("server", patience_s=0.0)  # type: ignore[arg-type]
+        stop = gate.stop_at("open", "versions/")
+        opening = Background(consumer.open)
+        opening.start()
+        assert stop.reached.wait(20)
+        began_s = clock_s()
+        until(lambda: clock_s() - began_s > 1.5 * LEASE_S)
+        stop.go.set()
+        opening.join(20)
+        opening.result()
+        with consumer:
+            assert consumer.held == ()
+            good = publisher.publish_payload(2, payload("2"))
+            held = consumer.take(20.0)
+            assert held is not None
+            assert held.name == good
 
 
 class Replaced(PosixStorage):

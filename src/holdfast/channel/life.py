@@ -78,7 +78,15 @@ class Life:
         Raises:
             UsageError: code "cannot_hold": no right to write, and no staging.
         """
-        self._enter(self.state)
+        before = self.state
+        while True:
+            try:
+                self._enter(before)
+                break
+            except ConflictError as error:
+                if error.code != "lease_lost":
+                    raise
+                self.given.clear()  # frozen for a lease in the middle of it: what was taken over is looked at anew
         self._beater.start(self._channel.beat_s)
 
     def end(self, *, keep: bool) -> None:
