@@ -115,7 +115,7 @@ def test_a_death_at_any_operation_harms_nobody_else(dying: str, hand: Hand, effo
     total = whole.ops[dying].num_made
     whole.world.abandon()
     assert total > 30
-    for at in range(0, total, 1 if effort > 1 else 3):
+    for at in range(0, total, 1 if effort > 1 else 4):
         concert = Concert(hand, dying, at)
         concert.play()
         assert concert.dead == {dying}

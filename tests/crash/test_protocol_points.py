@@ -15,7 +15,7 @@ from tests.crash.recovery import recover, recover_and_wait
 from tests.crash.rest import check_at_rest
 from tests.crash.world import World, clone, prepared
 
-DISKS_PER_POINT = 24  # all of them, nearly everywhere; see `SimulatedDisk.crash_states` for the choice among more
+DISKS_PER_POINT = 16  # all of them, nearly everywhere; see `SimulatedDisk.crash_states` for the choice among more
 RECOVERIES = 32
 LONG_RECOVERIES = 5
 AGAIN = 8  # recoveries that are cut short, too
