@@ -1,6 +1,6 @@
 """The whole state space of the production core, with everything that may go wrong, and no invariant broken.
 
-`pytest -m model`: about 250 million states, some minutes on two cores (`-n 2`). See configurations.py for what is
+`pytest -m model`: about 240 million states, some minutes on two cores (`-n 2`). See configurations.py for what is
 explored, world.py for time and late reads, consumers.py, sweepers.py and channel.py for what each may do.
 """
 
