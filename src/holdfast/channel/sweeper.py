@@ -197,7 +197,7 @@ class Sweeper:
         # Before the look, so that this pass keeps nothing for their sake. That they are expired was written earlier.
         self._garbage.bury_consumers(state.expired, self._watch, self._lease_s())
         removed: frozenset[Version] = frozenset()
-        events: list[protocol.Event] = [protocol.Begin(0.0 if state.entered else self._look().bound_s)]
+        events: list[protocol.Event] = [protocol.Begin(0.0 if state.entered else self._first_bound_s())]
         try:
             while events:
                 state, effects = protocol.step(state, events.pop(0), self.retention)
@@ -293,6 +293,11 @@ class Sweeper:
             ages_s={version: now_s - since_s for version, since_s in self._ages.items()},
             bound_s=self._bound_s,
         )
+
+    def _first_bound_s(self) -> float:
+        """The bound to enter with. No consumer is looked at yet: one listed too early might be missed for good."""
+        records = [seen.record for seen in self._observer.sweepers().values() if seen.record is not None]
+        return bound_s([self.channel.party(), *(record.party for record in records)])
 
     def _lease_s(self) -> float:
         """The own lease, or more where somebody's visibility bound asks for it: two bounds and three beats."""
