@@ -96,6 +96,8 @@ class Told:
     intents: dict[tuple[int, int], list[dict[str, str]]] = field(default_factory=dict)
     committed: set[str] = field(default_factory=set)
     given: dict[str, list[str]] = field(default_factory=dict)  # process -> versions in the order given
+    lives: dict[str, list[float]] = field(default_factory=dict)  # process -> when it said something first and last
+    lost_copies: list[tuple[str, str]] = field(default_factory=list)
     count: dict[str, int] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
@@ -109,6 +111,15 @@ class Told:
             for line in lines:
                 self._hear(process, line)
 
+    def lost_alone(self) -> Iterator[str]:
+        """Copies that went although nobody else had the name: a copy outlives its consumer's lease."""
+        for process, version in self.lost_copies:
+            own = self.lives[process]
+            name = process.rpartition("-")[0]
+            twins = [other for other in self.lives if other.rpartition("-")[0] == name and other != process]
+            if not any(self.lives[twin][0] < own[-1] and own[0] < self.lives[twin][-1] for twin in twins):
+                yield f"{process} lost its copy of {version}, and had its name alone"
+
     def right(self, name: str, files: dict[str, str]) -> bool:
         """Whether these bytes are what the publisher of version `name` meant it to hold."""
         place = place_of(name)
@@ -116,6 +127,7 @@ class Told:
 
     def _hear(self, process: str, line: dict[str, Any]) -> None:
         word = line["word"]
+        self.lives.setdefault(process, [line["at_s"]])[1:] = [line["at_s"]]
         self.count[word] = self.count.get(word, 0) + 1
         if word == "intends":
             self.intents.setdefault((line["cycle"], line["step"]), []).append(line["files"])
@@ -126,6 +138,8 @@ class Told:
                 self.problems.append(f"{process} was {word} wrong bytes: {line}")
             if word == "given":
                 self.given.setdefault(process, []).append(line["version"])
+        elif word == "lost copy":
+            self.lost_copies.append((process, line["version"]))
         elif word == "violation":
             self.problems.append(f"{process}: {line}")
         elif word == "error":
@@ -168,7 +182,7 @@ class Checker:
     def at_rest(self) -> list[str]:
         """The same once everybody is dead; then each version is read anew."""
         self._right.clear()
-        return self.while_they_run() + self._order()
+        return [*self.while_they_run(), *self._order(), *self._told.lost_alone()]
 
     def swept(self) -> list[str]:
         """After one thorough sweep with nobody alive: what retention keeps is there, and nothing else at all."""

@@ -47,9 +47,20 @@ class Reader:
 
 
 def digests(directory: pathlib.Path) -> dict[str, str]:
-    """SHA-256 of every payload file below `directory`, by this suite's own reading."""
+    """SHA-256 of every payload file below `directory`, by this suite's own reading.
+
+    Raises:
+        FileNotFoundError: it vanished before all of it was read.
+    """
     found = {}
-    for path in sorted(directory.rglob("*")):
-        if path.is_file() and path.name not in ("manifest.json", "STABLE"):
-            found[path.relative_to(directory).as_posix()] = hashlib.sha256(path.read_bytes()).hexdigest()
+    for above, _, names in os.walk(directory, onerror=_raise):
+        for name in names:
+            path = pathlib.Path(above, name)
+            if name not in ("manifest.json", "STABLE"):
+                found[path.relative_to(directory).as_posix()] = hashlib.sha256(path.read_bytes()).hexdigest()
+    directory.stat()
     return found
+
+
+def _raise(error: OSError) -> None:
+    raise error

@@ -185,7 +185,7 @@ class _User:
     def _read(self, held: holdfast.HeldVersion) -> dict[str, str] | None:
         """What stands there; None if the hold is lost, which only a frozen process may find."""
         try:
-            return digests(held.path) or self._missing(held, "nothing there")
+            return digests(held.path)
         except OSError as error:
             return self._missing(held, str(error))
 
@@ -195,9 +195,8 @@ class _User:
         except holdfast.ConflictError as error:
             if error.code != "lease_lost":
                 raise  # a younger process has the name, and tidied the older one's copies away
-            if not self._staged:  # a copy stays, whatever becomes of its lease
-                self._journal.say("lost", version=str(held.name))
-                return
+            self._journal.say("lost copy" if self._staged else "lost", version=str(held.name))
+            return
         self._journal.say("violation", version=str(held.name), reason=f"held, and {reason}")
 
 

@@ -19,6 +19,7 @@ class Scene:
     """A channel with versions of steps 1 to 3, and the journal that its publisher would have written."""
 
     def __init__(self, base: pathlib.Path) -> None:
+        self.base = base
         self.channel = base / "channel"
         (base / "journals").mkdir()
         self.journal = Journal(base / "journals" / "publisher-1.jsonl")
@@ -79,6 +80,16 @@ def test_the_loss_of_what_was_retained_is_found(scene: Scene) -> None:
 def test_wrong_bytes_that_a_consumer_read_are_found(scene: Scene) -> None:
     scene.consumer.say("given", version=scene.names[0], files={"w.bin": "0"})
     assert any("wrong bytes" in problem for problem in scene.checker.while_they_run())
+
+
+@pytest.mark.parametrize("twin", [False, True])
+def test_a_lost_copy_is_a_problem_unless_two_had_the_name(scene: Scene, twin: bool) -> None:
+    scene.consumer.say("started")
+    other = Journal(scene.base / "journals" / ("consumer-2.jsonl" if twin else "consumer-b-2.jsonl"))
+    for word in ("started", "ended"):
+        other.say(word)
+    scene.consumer.say("lost copy", version=scene.names[0])
+    assert any("had its name alone" in problem for problem in scene.checker.at_rest()) is not twin
 
 
 def test_a_consumer_that_goes_back_is_found(scene: Scene) -> None:
