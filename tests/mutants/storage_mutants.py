@@ -716,4 +716,73 @@ CONFINED = (
     ),
 )
 
-MUTANTS = (*PUBLISH, *CLAIM, *CONSUME, *SWEEP, *CONFINED)
+ACROSS = (
+    _mutant(
+        "elders go at once",
+        "a taken-over hold stands in the older file until every sweeper has listed the new life",
+        REGISTER,
+        "records if kept.holds and read.unseen_by else {}",
+        "{}",
+        (
+            f"{SPEC_SWEEPER}::test_I4_a_taken_over_hold_stands_in_the_older_file_until_every_sweeper_has_listed_the_new_life",
+        ),
+    ),
+    _mutant(
+        "elders fall silent",
+        "the older file goes on beating",
+        REGISTER,
+        "            self._written_at_s = began_s  # others may have counted from any moment of the call on\n            self._beat_elders()\n",
+        "            self._written_at_s = began_s\n",
+        (
+            f"{SPEC_SWEEPER}::test_I4_a_taken_over_hold_stands_in_the_older_file_until_every_sweeper_has_listed_the_new_life",
+        ),
+    ),
+    _mutant(
+        "an elder's end is not noticed",
+        "who was taken for dead after it was taken over has lost its holds",
+        REGISTER,
+        "        own = {self.key, *map(str, self._elders)}\n",
+        "        own = {self.key}\n",
+        (f"{SPEC_SWEEPER}::test_I4_whoever_was_taken_for_dead_after_it_was_taken_over_has_lost_its_holds",),
+    ),
+    _mutant(
+        "a lone sweeper waits for nobody",
+        "two visibility bounds pass wherever others may see the channel",
+        SWEEPER,
+        "self._bound_s = bound_s(parties, local=self.channel.local)",
+        "self._bound_s = bound_s(parties)",
+        (
+            f"{SPEC_SWEEPER}::test_I4_a_sweeper_that_knows_only_its_own_machine_waits_all_the_same_where_others_may_see_the_channel",
+        ),
+    ),
+    _mutant(
+        "a lone sweeper enters without waiting",
+        "a sweeper settles before its first look wherever others may see the channel",
+        SWEEPER,
+        "*(record.party for record in records)], local=self.channel.local)",
+        "*(record.party for record in records)])",
+        (
+            f"{SPEC_SWEEPER}::test_I4_a_sweeper_that_knows_only_its_own_machine_waits_all_the_same_where_others_may_see_the_channel",
+        ),
+    ),
+    _mutant(
+        "a claim without a last look at the lease",
+        "a cycle starts from what its claimant holds",
+        CLAIMING,
+        "            check_start()\n",
+        "",
+        (
+            "tests/spec/test_publisher.py::test_a_claimant_that_was_taken_for_dead_before_its_claim_looks_again_at_what_it_starts_from",
+        ),
+    ),
+    _mutant(
+        "copies without a lock",
+        "one process's copies are never touched by another of its name",
+        "channel/copies.py",
+        "        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)\n",
+        "",
+        ("tests/spec/test_consumer.py::test_two_live_processes_of_one_name_never_touch_each_others_copies",),
+    ),
+)
+
+MUTANTS = (*PUBLISH, *CLAIM, *CONSUME, *SWEEP, *CONFINED, *ACROSS)

@@ -543,7 +543,7 @@ def test_a_staged_version_is_the_consumers_own_and_the_hold_ends_with_the_copy(
         assert not held.path.exists()
         assert newer.path.exists()
     assert not newer.path.exists(), "closing releases"
-    assert [path for path in stage.rglob("*") if path.is_file()] == []
+    assert [path.name for path in stage.rglob("*") if path.is_file()] == ["lock"]
 
 
 def test_a_copy_is_given_even_where_the_end_of_its_hold_cannot_be_written(place: Place, room: pathlib.Path) -> None:
@@ -592,6 +592,28 @@ def test_a_copy_that_was_damaged_meanwhile_is_made_anew(place: Place, room: path
         (held.path / "w.bin").write_text("x")
         with place.channel().consumer("c", stage=room / "stage") as again:
             assert (_take(again).path / "w.bin").read_text() == "1"
+
+
+def test_two_live_processes_of_one_name_never_touch_each_others_copies(place: Place, room: pathlib.Path) -> None:
+    stage = room / "stage"
+    with place.channel().publisher(sweep=False) as publisher:
+        _publish(publisher, 1)
+        with place.channel().consumer("c", stage=stage, on_close="keep") as older:
+            first = _take(older)
+            first.acknowledge()
+            with place.channel().consumer("c", stage=stage, on_close="keep") as younger:
+                second = _take(younger)
+                second.acknowledge()
+                assert (first.name, first.path != second.path) == (second.name, True)
+                second.fail()
+                assert (first.path / "w.bin").read_text() == "1"
+                again = _take(younger)
+                first.release()
+                assert (again.path / "w.bin").read_text() == "1"
+                again.acknowledge()
+        with place.channel().consumer("c", stage=stage) as last:
+            assert [held.path for held in last.held] == [again.path], "what was used last is taken over"
+            assert not first.path.exists(), "the rest is removed"
 
 
 def test_two_consumers_stage_below_one_directory(place: Place, room: pathlib.Path) -> None:

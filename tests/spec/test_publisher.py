@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import pathlib
 import threading
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 
 import holdfast
-from holdfast import ConflictError, FencedError, IntegrityError, NotVisibleError, Retention, Term, UsageError
+from holdfast import Channel, ConflictError, FencedError, IntegrityError, NotVisibleError, Retention, Term, UsageError
 from holdfast.channel.checking import stable_text
 from holdfast.channel.payload import Payload
 from holdfast.channel.publisher import Publisher
 from holdfast.channel.sources import BytesSource
 from holdfast.core.names import STEP_MAX, Version
-from tests.support.channels import Place, payload, until
+from tests.support.channels import Background, CutOff, Place, payload, until
 
 
 def _listed(place: Place) -> set[str]:
@@ -591,3 +593,34 @@ def test_what_can_never_fit_is_refused_at_once(place: Place) -> None:
             publisher.publish_payload(1, payload("1" * 26))
         assert caught.value.code == "over_max_bytes"
         publisher.publish_payload(1, payload("1" * 25))
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_a_claimant_that_was_taken_for_dead_before_its_claim_looks_again_at_what_it_starts_from(
+    place: Place, gone: bool
+) -> None:
+    link = CutOff(place.storage())
+    with Channel(link, lease_s=1.2).publisher(sweep=False, term=Term(job="other", round=0, nonce="1")) as dead:  # type: ignore[arg-type]
+        versions = [dead.publish_payload(step, payload(str(step))) for step in (1, 2)]
+        link.cut()
+        claimant = place.channel(lease_s=1.2).publisher(sweep=False, resume_from=versions[0], wait_s=60.0)
+        opening = Background(claimant.open)
+        opening.start()
+        (life,) = until(lambda: [str(life) for life, seen in _consumers(place).items() if seen.record.holds])
+        if gone:
+            place.storage().retire_tree(str(versions[0]), "0123456789abcdef")
+        party = msgspec.to_builtins(place.channel().party())
+        says = {"format": 1, "beat": 1, "cycle": 1, "expired": [life], "party": party}
+        place.storage().create("sweepers/000001-0123abcd.json", json.dumps(says).encode())
+        if gone:
+            with pytest.raises(NotVisibleError) as caught:
+                opening.result()
+            assert caught.value.code == "version_gone"
+            return
+        opening.result()
+        assert (claimant.cycle, claimant.starts_from) == (2, versions[0])
+        claimant.close()
+
+
+def _consumers(place: Place) -> dict[Any, Any]:
+    return place.channel().observer().consumers()

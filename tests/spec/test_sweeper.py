@@ -9,9 +9,11 @@ import msgspec
 import pytest
 
 from holdfast import Channel, HoldfastError, Retention, Term
+from holdfast.channel.posix import PosixStorage
 from holdfast.channel.publisher import Publisher
 from holdfast.channel.sweeper import Swept
 from holdfast.core.names import Version
+from holdfast.testing import SimulatedDisk
 from tests.support.channels import Background, CutOff, Gated, Place, payload, until
 
 
@@ -243,6 +245,82 @@ def test_a_consumer_that_a_sweeper_elsewhere_has_not_listed_waits_before_it_load
             seen = _sweeper_file(place, party=ELSEWHERE, bound_s=5.0, seen=[own])
             place.storage().replace("sweepers/000001-0123abcd.json", seen)
             assert consumer.take(20.0) is not None
+
+
+def _lives(place: Place, name: str) -> dict[str, Any]:
+    """The files of a consumer's lives that are there: life -> record."""
+    return {
+        str(life): seen.record for life, seen in place.channel().observer().consumers().items() if life.name == name
+    }
+
+
+def test_I4_a_taken_over_hold_stands_in_the_older_file_until_every_sweeper_has_listed_the_new_life(
+    place: Place,
+) -> None:
+    elsewhere = "sweepers/000001-0123abcd.json"
+    with place.channel(lease_s=24.0).publisher(sweep=False) as publisher:
+        (version,) = _publish(publisher, 1)
+        with place.channel(lease_s=24.0).consumer("c", on_close="keep") as first:
+            assert first.take(20.0) is not None
+        (older,) = _lives(place, "c")
+        place.storage().create(elsewhere, _sweeper_file(place, party=ELSEWHERE, bound_s=5.0, seen=[older]))
+        with place.channel(lease_s=24.0).consumer("c") as second:
+            assert [held.name for held in second.held] == [version]
+            lives = _lives(place, "c")
+            (younger,) = lives.keys() - {older}
+            assert lives[older].holds == (str(version),)
+            beat = lives[older].beat
+            until(lambda: _lives(place, "c")[older].beat > beat)
+            listed = _sweeper_file(place, beat=2, party=ELSEWHERE, bound_s=5.0, seen=[older, younger])
+            place.storage().replace(elsewhere, listed)
+            until(lambda: older not in _lives(place, "c"))
+            assert _lives(place, "c")[younger].holds == (str(version),)
+            assert [held.lost for held in second.held] == [False]
+
+
+def test_I4_whoever_was_taken_for_dead_after_it_was_taken_over_has_lost_its_holds(place: Place) -> None:
+    elsewhere = "sweepers/000001-0123abcd.json"
+    with place.channel(lease_s=24.0).publisher(sweep=False) as publisher:
+        _publish(publisher, 1)
+        with place.channel(lease_s=24.0).consumer("c", on_close="keep") as first:
+            assert first.take(20.0) is not None
+        (older,) = _lives(place, "c")
+        place.storage().create(elsewhere, _sweeper_file(place, party=ELSEWHERE, bound_s=5.0, seen=[older]))
+        with place.channel(lease_s=24.0).consumer("c") as second:
+            (held,) = second.held
+            dead = _sweeper_file(place, beat=2, party=ELSEWHERE, bound_s=5.0, seen=[older], expired=[older])
+            place.storage().replace(elsewhere, dead)
+            until(lambda: held.lost)
+
+
+def test_I4_a_sweeper_that_knows_only_its_own_machine_waits_all_the_same_where_others_may_see_the_channel() -> None:
+    """Before its first look, and between tombstone and removal."""
+    storage = Gated(PosixStorage("/channel", SimulatedDisk(kind="nfs4")))
+    channel = Channel(storage, visibility_bound_s=0.2, lease_s=60.0)  # type: ignore[arg-type]
+    with channel.publisher(sweep=False) as publisher, channel.sweeper(Retention(keep_recent=1)) as sweeper:
+        first, _ = _publish(publisher, 1, 2)
+        arriving = storage.stop_at("replace", "sweepers/")
+        sweeping = Background(sweeper.sweep)
+        sweeping.start()
+        assert arriving.reached.wait(20)
+        announced = storage.stop_at("replace", "sweepers/")  # the reserve: its record is written by now
+        arriving.go.set()
+        assert announced.reached.wait(20)
+        removing = storage.stop_at("retire_tree", str(first))
+        for stop in (announced, removing):
+            assert stop.reached.wait(20)
+            (seen,) = channel.observer().sweepers().values()
+            assert seen.record is not None
+            assert seen.record.bound_s == 0.2
+            stop.go.set()
+        assert sweeping.result().removed == (str(first),)
+
+
+def test_a_sweeper_on_a_local_disk_waits_for_nobody() -> None:
+    channel = Channel(PosixStorage("/channel", SimulatedDisk(kind="ext4")), visibility_bound_s=30.0, lease_s=120.0)
+    with channel.publisher(sweep=False) as publisher, channel.sweeper(Retention(keep_recent=1)) as sweeper:
+        first, _ = _publish(publisher, 1, 2)
+        assert sweeper.sweep().removed == (str(first),)
 
 
 def test_a_consumer_beside_the_sweeper_need_not_be_listed(place: Place) -> None:

@@ -100,9 +100,14 @@ class Channel:
         """The lease that this process grants and keeps (seconds); opens the channel where the default depends on it."""
         if self._lease_s is not None:
             return self._lease_s
+        return LEASE_LOCAL_S if self.local else LEASE_NETWORK_S
+
+    @property
+    def local(self) -> bool:
+        """Whether only this machine sees the channel; opens it where that isn't known yet."""
         if self._record is None:
             self.open()
-        return LEASE_LOCAL_S if self._local else LEASE_NETWORK_S
+        return self._local
 
     @property
     def beat_s(self) -> float:
@@ -128,7 +133,7 @@ class Channel:
                 )
             self._make()
         self._record = self._read()
-        self._local = self.store.capabilities.notifies
+        self._local = self.store.capabilities.local and self.claims.capabilities.local
         return self._record
 
     def publisher(

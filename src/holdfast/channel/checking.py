@@ -6,7 +6,6 @@ Every try begins with fresh listings of the directories on the way, since a name
 
 from __future__ import annotations
 
-import os
 import pathlib
 import secrets
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from contextlib import closing
 import xxhash
 
 from holdfast.channel.beats import clock_s
+from holdfast.channel.copies import Copies
 from holdfast.channel.payload import Progress, copy_verified, verify
 from holdfast.channel.storage import Reader, Storage
 from holdfast.core.consume import Checked, Damaged, NotVisible
@@ -57,13 +57,11 @@ def verify_version(store: Storage, version: Version, progress: Progress | None =
 
 
 class Checker:
-    """Checks versions of `store`, and keeps verified copies below `stage` if that is given."""
+    """Checks versions of `store`, and keeps verified copies in `copies` if that is given."""
 
-    def __init__(self, store: Storage, stage: str | os.PathLike[str] | None) -> None:
-        from holdfast.channel.posix import PosixStorage
-
+    def __init__(self, store: Storage, copies: Copies | None) -> None:
         self._store = store
-        self._stage = PosixStorage(stage) if stage is not None else None
+        self._copies = copies
         self._checked: dict[Version, Manifest] = {}
         self._right: dict[Version, set[str]] = {}
 
@@ -74,7 +72,7 @@ class Checker:
             manifest, data = read_manifest(self._store, version)
             if again or any("/" in file.path for file in manifest.files):
                 _list_all(self._store, manifest)
-            if self._stage is None:
+            if self._copies is None:
                 verify(manifest, self._opener(version), done=right)
             else:
                 self._copy(version, manifest, data)
@@ -91,9 +89,9 @@ class Checker:
 
     def check_again(self, version: Version) -> Checked | NotVisible | Damaged:
         """As `check`, of what an earlier life had; a copy needs no channel: the version may be swept by now."""
-        if self._stage is not None and str(version) in self.copies():
+        if self._copies is not None and str(version) in self.copies():
             try:
-                self._checked[version] = verify_version(self._stage, version)
+                self._checked[version] = verify_version(self._copies.storage, version)
             except (IntegrityError, NotVisibleError) as error:
                 self.drop(version)
                 return Damaged(f"its copy: {error}")
@@ -106,52 +104,57 @@ class Checker:
 
     def place(self, version: Version) -> pathlib.Path | None:
         """The copy's directory, or None where versions are used in place."""
-        return self._stage.local_path(f"versions/{version}") if self._stage is not None else None
+        return self._copies.storage.local_path(f"versions/{version}") if self._copies is not None else None
 
     def copies(self) -> frozenset[str]:
         """Names of the complete copies that an earlier life left."""
-        return frozenset(self._stage.list_trees()) if self._stage is not None else frozenset()
+        return frozenset(self._copies.storage.list_trees()) if self._copies is not None else frozenset()
 
     def drop(self, version: Version) -> None:
         """Remove the copy of `version`, if there is one."""
-        if self._stage is not None:
-            self._stage.retire_tree(str(version), secrets.token_hex(4))
+        if self._copies is not None:
+            self._copies.storage.retire_tree(str(version), secrets.token_hex(4))
 
-    def tidy(self, keep: frozenset[Version], owns: Callable[[], bool]) -> None:
-        """Remove copies that nobody uses any more, and what a crash left half-way, as long as `owns` says so.
+    def open(self) -> None:
+        """Take the directory of the copies, if there are any; idempotent. Raises as `Copies.open`."""
+        if self._copies is not None:
+            self._copies.open()
 
-        It is asked before each removal: a process that was frozen here must not remove what its successor made.
-        """
-        if self._stage is None:
+    def close(self) -> None:
+        """Leave the copies to the next process of this name."""
+        if self._copies is not None:
+            self._copies.close()
+
+    def tidy(self, keep: frozenset[Version]) -> None:
+        """Remove copies that nobody uses any more, and what a crash left half-way."""
+        if self._copies is None:
             return
         for directory in ("", "versions", "staging"):
-            self._stage.make_directory(directory, 0o755)
-        for nonce in self._stage.list_garbage():
-            if owns():
-                self._stage.remove_garbage(nonce)
+            self._copies.storage.make_directory(directory, 0o755)
+        for nonce in self._copies.storage.list_garbage():
+            self._copies.storage.remove_garbage(nonce)
         for name in self.copies() - {str(version) for version in keep}:
-            if owns():
-                self._stage.retire_tree(name, secrets.token_hex(4))
+            self._copies.storage.retire_tree(name, secrets.token_hex(4))
 
     def _opener(self, version: Version) -> Callable[[str], Reader]:
         return lambda path: self._store.open(f"versions/{version}/{path}")
 
     def _copy(self, version: Version, manifest: Manifest, data: bytes) -> None:
-        assert self._stage is not None
-        if str(version) in self._stage.list_trees():
+        assert self._copies is not None
+        if str(version) in self._copies.storage.list_trees():
             try:
-                verify_version(self._stage, version)
+                verify_version(self._copies.storage, version)
             except (IntegrityError, NotVisibleError):
                 self.drop(version)
             else:
                 return
         nonce = f"copy-{secrets.token_hex(4)}"
-        tree = self._stage.begin_tree(str(version), nonce)
+        tree = self._copies.storage.begin_tree(str(version), nonce)
         try:
             copy_verified(manifest, self._opener(version), tree)
             with closing(tree.file(STABLE)) as stable:
                 stable.write_at(0, memoryview(stable_text(data)))
-            self._stage.commit_tree(str(version), nonce, data)
+            self._copies.storage.commit_tree(str(version), nonce, data)
         except ConflictError as error:
             tree.abort()
             raise UnavailableError(f"the copy of {version} is in the way: {error}", code="copy_exists") from error

@@ -6,6 +6,7 @@ import os
 import secrets
 import socket
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 
 from holdfast.channel.beats import clock_s
@@ -37,10 +38,14 @@ def claim_channel(
     take_over: bool,
     wait_s: float,
     events: EventLog,
+    check_start: Callable[[], None],
 ) -> publish.Publisher:
     """The publisher once its claim stands, durably.
 
-    Raises: as `core.claims.admit`; TimedOutError code "claim_timed_out" after `wait_s` seconds.
+    Args:
+        check_start: makes sure that what the cycle is to start from is still held; called just before each claim.
+
+    Raises: as `core.claims.admit`, and as `check_start`; TimedOutError code "claim_timed_out" after `wait_s` seconds.
     """
     observer = channel.observer()
     watch = liveness.Watch()
@@ -60,6 +65,7 @@ def claim_channel(
         )
         decision = admit(term, claims, standing, lease_s=channel.lease_s, take_over=take_over)
         if isinstance(decision, Admit):
+            check_start()
             state, effects = publish.step(state, publish.Admitted(decision.cycle))
             state, _ = publish.step(state, _create(channel, term, effects[0]))
             if state.phase is publish.Phase.OPEN:

@@ -257,6 +257,15 @@ class Consumer:
         """Whether `version` is given and neither released nor lost."""
         return self._life.holds(version)
 
+    def lost_lease(self) -> bool:
+        """Whether this consumer was taken for dead, or may have been, as the sweepers' files say now.
+
+        Raises:
+            UnavailableError: it can't be told. Ask again.
+            ConflictError: code "superseded_consumer".
+        """
+        return self._life.lost()
+
     def acknowledge(self, version: Version) -> None:
         """See `HeldVersion.acknowledge`."""
         self._life.check_problem()

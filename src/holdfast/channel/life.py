@@ -17,6 +17,7 @@ import msgspec
 from holdfast.channel.beats import Beater
 from holdfast.channel.channel import Channel
 from holdfast.channel.checking import Checker
+from holdfast.channel.copies import Copies
 from holdfast.channel.events import EventLog
 from holdfast.channel.register import Register
 from holdfast.core import consume
@@ -61,7 +62,7 @@ class Life:
         self._events = events
         self._wake = wake
         self._register = Register(channel, name, mode)
-        self._checker = Checker(channel.store, None if stage is None else os.path.join(os.fspath(stage), name))
+        self._checker = Checker(channel.store, None if stage is None else Copies(stage, name))
         self._beater = Beater(f"holdfast-{name}", self._beat)
         self._lock = threading.RLock()
         self._problem: ConflictError | None = None
@@ -79,6 +80,7 @@ class Life:
             UsageError: code "cannot_hold": no right to write, and no staging.
         """
         before = self.state
+        self._checker.open()
         while True:
             try:
                 self._enter(before)
@@ -92,15 +94,15 @@ class Life:
     def end(self, *, keep: bool) -> None:
         """Stop beating and leave; the holds end, or stay for the next life (`keep`)."""
         self._beater.stop()
-        owns_copies = self._owns_copies()
         if self.mode.writes and not self._superseded():
             try:
                 self._register.leave(self.state, keep=keep)
             except HoldfastError as error:
                 self._events.emit("close_failed", str(error), code=error.code)
-        if not keep and owns_copies:
+        if not keep and not self._superseded():
             for version in tuple(self.given):
                 self._checker.drop(version)
+        self._checker.close()
 
     def tombstones(self) -> frozenset[Version]:
         """All tombstones that stand now, as far as this consumer has to care."""
@@ -160,6 +162,10 @@ class Life:
         over = self._superseded() or (self._problem is not None and not self.mode.staged)
         return version in self.state.given and not over
 
+    def lost(self) -> bool:
+        """Whether the holds of this life are gone, read afresh."""
+        return self._problem is not None or self._register.lost()
+
     def let_go(self, version: Version, event: consume.Event, word: str, reason: str) -> None:
         """Release, fail or reject `version`, if it is given."""
         with self._lock:
@@ -169,8 +175,7 @@ class Life:
             self.run(event)
         except (UnavailableError, OutcomeUnknownError, ConflictError) as error:
             self._late(version, error)
-        if self._owns_copies():
-            self._checker.drop(version)
+        self._checker.drop(version)
         self._events.emit(word, reason, version=version)
 
     def _late(self, version: Version, error: HoldfastError) -> None:
@@ -188,15 +193,6 @@ class Life:
 
     def _superseded(self) -> bool:
         return self._problem is not None and self._problem.code != "lease_lost"
-
-    def _owns_copies(self) -> bool:
-        """Whether no younger life of this name uses the same copies."""
-        if self._superseded():
-            return False
-        try:
-            return not self.mode.staged or not self.mode.writes or not self._register.younger()
-        except HoldfastError:
-            return False  # the next life tidies
 
     def check_problem(self) -> None:
         """Raise what the beats found out, or start a new life after a silence.
@@ -264,13 +260,13 @@ class Life:
                     hint="give stage=DIRECTORY to work on copies, or Channel(…, claims=PLACE) where it may write",
                 ) from error
             self.mode = msgspec.structs.replace(self.mode, writes=False)
-            self._checker.tidy(frozenset(), self._owns_copies)
+            self._checker.tidy(frozenset())
             self._events.emit("unprotected", f"no holds: {error}", code=error.code)
             return
         with self._lock:
             self._lives += 1
             self.state = taken
-        self._checker.tidy(taken.given, self._owns_copies)
+        self._checker.tidy(taken.given)
         for version in sorted(taken.given - self.given.keys()):
             self._adopt(version)
         self._events.emit("registered", incarnation=self._register.key, holds=[str(v) for v in taken.holds])
@@ -294,8 +290,6 @@ class Life:
 
     def _start_again(self) -> None:
         """The machine dropped every hold: begin a new incarnation."""
-        if self.mode.staged:
-            self._forget_lost_copies()
         with self._lock:
             self._lives += 1
             self.given = {version: given for version, given in self.given.items() if version in self.state.given}
@@ -305,14 +299,6 @@ class Life:
         except ConflictError as error:
             self.end_life(error)
             raise
-
-    def _forget_lost_copies(self) -> None:
-        """Another process may have had this name, tidied up, and left, all while this one was silent."""
-        copies = self._checker.copies()
-        with self._lock:
-            kept = frozenset(version for version in self.state.given if str(version) in copies)
-            again = self.state.last if self.state.last in self.state.given - kept else self.state.again
-            self.state = msgspec.structs.replace(self.state, given=kept, serving=self.state.serving & kept, again=again)
 
     def _beat(self) -> None:
         if self.mode.writes and self._problem is None:

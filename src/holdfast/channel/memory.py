@@ -92,7 +92,7 @@ class MemoryStorage:
 
     @property
     def capabilities(self) -> Capabilities:
-        return Capabilities(kind="memory", rename_tree=False, local_paths=False, links=False, notifies=True)
+        return Capabilities(kind="memory", rename_tree=False, local_paths=False, links=False, local=True, notifies=True)
 
     def list(self, directory: str) -> tuple[Entry, ...]:
         prefix = check_path(directory) + "/" if directory else ""

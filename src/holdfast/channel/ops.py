@@ -102,6 +102,9 @@ class Ops(Protocol):
     def watch(self, path: str) -> Watch | None:
         """Local change notification for a channel's root, or None where there is none."""
 
+    def file_system(self, path: str) -> str:
+        """The type of the file system at `path` as the kernel names it ("ext4", "nfs4"); "" where it can't be told."""
+
 
 class RealOps:
     """The operating system. Calls that move data or wait for a disk release the GIL."""
@@ -197,6 +200,11 @@ class RealOps:
         from holdfast.channel.watch import open_watch  # inotify is needed by few
 
         return open_watch(path)
+
+    def file_system(self, path: str) -> str:
+        from holdfast.channel.watch import file_system
+
+        return file_system(path)
 
 
 _PROCESS_ID = secrets.token_hex(16)

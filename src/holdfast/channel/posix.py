@@ -21,6 +21,7 @@ from holdfast.channel.ops import Ops, RealOps
 from holdfast.channel.posixfiles import STAGING, PosixReader, PosixTreeWriter
 from holdfast.channel.rooted import DIRECTORY_MODE, TEMPORARY, Root, new_temporary, os_errors
 from holdfast.channel.storage import Capabilities, Entry, Mount, Watch, check_component
+from holdfast.channel.watch import LOCAL
 from holdfast.core.manifest import MANIFEST
 from holdfast.core.names import check_nonce, check_path, path_problem
 from holdfast.errors import ConflictError, HoldfastError, IntegrityError, OutcomeUnknownError, UsageError
@@ -42,6 +43,7 @@ class PosixStorage:
         path = os.path.abspath(os.fspath(root))
         self._ops: Ops = RealOps() if ops is None else ops
         self._root = Root(path, self._ops)
+        self._capabilities: Capabilities | None = None
 
     def __repr__(self) -> str:
         return f"PosixStorage({self._root.path!r})"
@@ -52,10 +54,23 @@ class PosixStorage:
 
     @property
     def capabilities(self) -> Capabilities:
-        watch = self.watch()
-        if watch is not None:
-            watch.close()
-        return Capabilities(kind="posix", rename_tree=True, local_paths=True, links=True, notifies=watch is not None)
+        known = self._capabilities
+        if known is None:
+            watch = self.watch()
+            if watch is not None:
+                watch.close()
+            file_system = self._ops.file_system(self._root.path)
+            known = Capabilities(
+                kind="posix",
+                rename_tree=True,
+                local_paths=True,
+                links=True,
+                local=file_system in LOCAL,
+                notifies=watch is not None,
+            )
+            if file_system:  # else it is not there yet
+                self._capabilities = known
+        return known
 
     # Listing and reading
 

@@ -126,6 +126,7 @@ class Publisher:
                 take_over=self._take_over,
                 wait_s=2 * self.channel.lease_s if self._wait_s is None else self._wait_s,
                 events=self._events,
+                check_start=self._start.renew,
             )
             self._first_beat()
         except BaseException:

@@ -1,7 +1,8 @@
 """A consumer's own file, and its look at the sweepers' files.
 
 The file says what this consumer holds; it is written by this life of the consumer alone. A younger life of the
-same name takes over what the older one holds: it writes its own file first, then removes the older one's.
+same name takes over what the older one holds: it writes its own file first, then removes the older one's. Where a
+sweeper elsewhere may not have noticed the new file yet, the older one stands and goes on beating until it has.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ class Register:
         # Own lives, those as well whose file may or may not have been written.
         self._tries: deque[Incarnation] = deque(maxlen=TRIES_MAX)
         self._beats = 0
+        # Earlier lives whose files still speak for what was taken over, because some sweeper has not listed this one.
+        self._elders: dict[Incarnation, ConsumerRecord] = {}
         self._written_at_s = 0.0
         self._watch = liveness.Watch()
 
@@ -66,7 +69,7 @@ class Register:
                 self._check_younger(older)
             records = {life: seen for life, seen in self._observer.consumers().items() if life.name == self._name}
             number = max((life.number for life in older), default=0) + 1
-            before = self._life
+            before, self._elders = self._life, {}
             self._life = Incarnation(self._name, number, secrets.token_hex(4))
             self._tries.append(self._life)
             inherited = _inherit(state, [seen.record for _, seen in sorted(records.items()) if seen.record], copies)
@@ -89,7 +92,8 @@ class Register:
                 serving=inherited.serving - lost,
             )
             try:
-                self._end(older)
+                self._keep_elders(records if kept.holds and read.unseen_by else {})
+                self._end(tuple(life for life in older if life not in self._elders))
             except UnavailableError as error:
                 if is_read_only(error) and self._all_stand(older):
                     self._take_back(before)  # they are another user's, and that one goes on
@@ -103,6 +107,33 @@ class Register:
         with suppress(HoldfastError):
             self._channel.claims.delete(self._path)
         self._life = before
+
+    def _keep_elders(self, records: dict[Incarnation, Seen[ConsumerRecord]]) -> None:
+        """Let the files of these lives stand, and beat for them, until every sweeper has listed the present life."""
+        self._elders = {life: seen.record for life, seen in records.items() if seen.record is not None}
+        self._beat_elders()
+
+    def _beat_elders(self) -> None:
+        for life, record in self._elders.items():
+            self._elders[life] = msgspec.structs.replace(record, beat=record.beat + 1)
+            self._channel.claims.replace(f"consumers/{life}.json", encode(self._elders[life]))
+
+    def _part_from_elders(self, lives: tuple[Incarnation, ...]) -> None:
+        """Remove the files of earlier lives once no sweeper needs them.
+
+        Raises:
+            ConflictError: code "lease_lost": one of them was taken for dead, and what it held may be gone.
+        """
+        read = self._read_sweepers(lives)
+        if read.expired:
+            raise ConflictError(
+                f"an earlier life of {self._name} was taken for dead, and what it held with it",
+                code="lease_lost",
+                hint="it starts again by itself",
+            )
+        if not read.unseen_by:
+            self._end(tuple(self._elders))
+            self._elders = {}
 
     def _end(self, older: tuple[Incarnation, ...]) -> None:
         """Remove the files of earlier lives."""
@@ -137,13 +168,17 @@ class Register:
             began_s = clock_s()
             self._channel.claims.replace(self._path, encode(self._record(state())))
             self._written_at_s = began_s  # others may have counted from any moment of the call on
+            self._beat_elders()
 
     def beat(self, state: Callable[[], Consume]) -> ConflictError | None:
         """Beat, unless this life is over: then the reason, code "lease_lost" or "superseded_consumer"."""
         try:
             with self._lock:
-                self._check_alone(self._observer.incarnations(self._name))
+                lives = self._observer.incarnations(self._name)
+                self._check_alone(lives)
                 self.write(state)
+                if self._elders:
+                    self._part_from_elders(lives)
         except ConflictError as error:
             return error
         return None
@@ -160,9 +195,16 @@ class Register:
             self._check_younger(lives)
             return self._read_sweepers(lives)
 
-    def younger(self) -> tuple[Incarnation, ...]:
-        """The lives of this name that began after this one, oldest first."""
-        return self._younger_of(self._observer.incarnations(self._name))
+    def lost(self) -> bool:
+        """Whether this life is over: it was silent for a lease, or a sweeper says so, read afresh.
+
+        Raises: as `look`.
+        """
+        try:
+            self._check_silence()
+        except ConflictError:
+            return True
+        return self.look().expired
 
     def tombstones(self) -> frozenset[Version]:
         """All tombstones that stand now."""
@@ -176,6 +218,7 @@ class Register:
                 self.write(lambda: state)
             else:
                 self._channel.claims.delete(self._path)
+                self._end(tuple(self._elders))
 
     @property
     def _path(self) -> str:
@@ -226,9 +269,10 @@ class Register:
 
     def _check_alone(self, lives: tuple[Incarnation, ...]) -> None:
         self._check_younger(lives)
-        if self._life not in lives:
+        gone = [life for life in (self._life, *self._elders) if life not in lives]
+        if gone:
             raise ConflictError(
-                f"the file of {self._life} is gone: it was taken for dead",
+                f"the file of {gone[0]} is gone: it was taken for dead",
                 code="lease_lost",
                 hint="it starts again by itself",
             )
@@ -256,7 +300,8 @@ class Register:
                 hint="it is ignored once its bytes have not changed for a lease",
             )
         records = {key: seen.record for key, seen in sweepers.items() if seen.record is not None}
-        expired = any(self.key in record.expired for record in records.values())
+        own = {self.key, *map(str, self._elders)}
+        expired = any(not own.isdisjoint(record.expired) for record in records.values())
         return SweepersRead(
             tombstoned=frozenset().union(*(versions_in(record.tombstones) for record in records.values())),
             expired=expired or (lives is not None and self._life is not None and self._life not in lives),

@@ -16,7 +16,6 @@ from contextlib import contextmanager, suppress
 
 from holdfast.channel.ops import Ops
 from holdfast.channel.storage import Entry
-from holdfast.channel.watch import file_system
 from holdfast.errors import ConflictError, HoldfastError, IntegrityError, NotVisibleError, UnavailableError
 
 log = logging.getLogger(__name__)
@@ -78,7 +77,7 @@ class Root:
         """
         while self._seen != self.path:
             name = self.path[len(self._seen) :].strip("/").partition("/")[0]
-            if file_system(self._seen).startswith("nfs") and not self._lists(self._seen, name):
+            if self.ops.file_system(self._seen).startswith("nfs") and not self._lists(self._seen, name):
                 return False
             below = f"{self._seen.rstrip('/')}/{name}"
             try:

@@ -22,6 +22,7 @@ class Start:
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
         self._holder: Consumer | None = None
+        self._version: Version | None = None
 
     def hold(self, origin: Origin | None) -> Version | None:
         """The version that `origin` means, held and verified; None for none.
@@ -33,7 +34,7 @@ class Start:
         """
         if origin is None:
             return None
-        version = self._resolve(origin)
+        version = self._version = self._resolve(origin)
         name = f"publisher-{socket.gethostname()[:40]}-{secrets.token_hex(4)}"
         self._holder = Consumer(self._channel, name, in_place=False)
         try:
@@ -43,6 +44,15 @@ class Start:
             self.release()
             raise
         return version
+
+    def renew(self) -> None:
+        """Make sure that the hold stands, read afresh: the last thing to do before a claim says what it starts from.
+
+        Raises: as `hold`: this process was silent for a lease, and the version was swept meanwhile.
+        """
+        if self._holder is not None and self._version is not None and self._holder.lost_lease():
+            self.release()
+            self.hold(self._version)
 
     def release(self) -> None:
         """It needs no hold any more; idempotent."""

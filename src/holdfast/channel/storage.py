@@ -45,6 +45,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     rename_tree: bool  # a whole tree becomes visible in one atomic rename; else the manifest's put is the commit
     local_paths: bool  # local_path() names files that other programs can open
     links: bool  # link() can leave a name for readers of the legacy layout
+    local: bool  # only this machine sees it: nothing becomes visible late
     notifies: bool  # watch() wakes on changes made on this machine; polling stays the truth
 
 

@@ -277,7 +277,8 @@ class Sweeper:
         self._ages = {version: self._ages.get(version, now_s) for version in versions}
         records = [seen.record for seen in consumers.values() if seen.record is not None]
         others = [seen.record for key, seen in sweepers.items() if seen.record is not None and key != self._own.key]
-        self._bound_s = bound_s([self.channel.party(), *(r.party for r in records), *(r.party for r in others)])
+        parties = [self.channel.party(), *(r.party for r in records), *(r.party for r in others)]
+        self._bound_s = bound_s(parties, local=self.channel.local)
         self._observe(consumers, sweepers, now_s)
         return protocol.View(
             lineage=lineage,
@@ -297,7 +298,7 @@ class Sweeper:
     def _first_bound_s(self) -> float:
         """The bound to enter with. No consumer is looked at yet: one listed too early might be missed for good."""
         records = [seen.record for seen in self._observer.sweepers().values() if seen.record is not None]
-        return bound_s([self.channel.party(), *(record.party for record in records)])
+        return bound_s([self.channel.party(), *(record.party for record in records)], local=self.channel.local)
 
     def _lease_s(self) -> float:
         """The own lease, or more where somebody's visibility bound asks for it: two bounds and three beats."""

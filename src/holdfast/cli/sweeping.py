@@ -60,7 +60,7 @@ def sweep(
     if keep_recent is None and keep_every is None:
         _refuse_empty_lineage(opened)
         out.say("every version of the lineage stays: neither --keep-recent nor --keep-every was given")
-    wait_s = settle_s(bound_s([opened.party(), *survey(opened).parties()]))
+    wait_s = settle_s(bound_s([opened.party(), *survey(opened).parties()], local=opened.local))
     if wait_s > SETTLE_TOLD_S and not dry_run:
         out.say(
             f"what goes is announced for {wait_s:g} s first: two visibility bounds (`holdfast doctor` measures them)"

@@ -47,7 +47,7 @@ def verify(
         raise UsageError(f"--all and {version!r} were given", code="usage", hint="give a version, or --all")
     opened = common.channel(channel)
     if patience is None:
-        patience = 0.0 if opened.store.capabilities.notifies else opened.party().bound_s
+        patience = 0.0 if opened.store.capabilities.local else opened.party().bound_s
     versions = sorted(opened.observer().versions()) if all_versions else [resolve(opened, version or "newest")]
     out = Out(common.json)
     done = Verified(channel=opened.name, versions=[_verified(out, opened, each, patience) for each in versions])

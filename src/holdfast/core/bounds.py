@@ -19,10 +19,14 @@ BOUND_S_MAX = 3600.0  # what a record may state; no mount is later, and an absur
 SECONDS_MAX = 1e9
 
 
-def bound_s(parties: Iterable[Party]) -> float:
-    """The visibility bound (seconds) that holds between all of `parties`."""
+def bound_s(parties: Iterable[Party], *, local: bool = True) -> float:
+    """The visibility bound (seconds) that holds between all of `parties`.
+
+    Args:
+        local: only this machine sees the storage. If not, a party that is not known yet may be elsewhere.
+    """
     parties = tuple(parties)
-    if len({(party.host, party.device) for party in parties}) <= 1:
+    if local and len({(party.host, party.device) for party in parties}) <= 1:
         return 0.0
     return max(min(max(0.0, party.bound_s), BOUND_S_MAX) for party in parties)
 

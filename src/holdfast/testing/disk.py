@@ -62,6 +62,7 @@ class SimulatedDisk:
         capacity_bytes: what all files may hold together; beyond it writes fall short and fail with ENOSPC.
         host: the machine that the disk is in; two disks of one host name the same kernel.
         umask: taken off the modes of what is made, as a process's umask would be.
+        kind: what the kernel calls the file system; "nfs4" is one that other machines may see too.
 
     Attributes:
         history: the mutating operations that were carried out, in order. Syncs are among them.
@@ -74,12 +75,14 @@ class SimulatedDisk:
         capacity_bytes: int | None = None,
         host: str = "simulated",
         umask: int = 0o022,
+        kind: str = "ext4",
     ) -> None:
         self.profile = profile
         self.capacity_bytes = capacity_bytes
         self.history: list[Operation] = []
         self._host = host
         self._umask = umask
+        self._kind = kind
         self._lock = threading.RLock()
         self._inodes = Inodes()
         self._open: dict[int, _Open] = {}
@@ -230,6 +233,9 @@ class SimulatedDisk:
 
     def watch(self, path: str) -> Watch | None:
         return None
+
+    def file_system(self, path: str) -> str:
+        return self._kind
 
     # What programs call: changing
 

@@ -208,3 +208,6 @@ class FaultyOps:
 
     def watch(self, path: str) -> Watch | None:
         return self._ops.watch(path)
+
+    def file_system(self, path: str) -> str:
+        return self._ops.file_system(path)
