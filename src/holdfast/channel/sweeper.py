@@ -336,7 +336,7 @@ class Sweeper:
     def _enter(self) -> protocol.Sweep:
         cycle = self._cycle if self._cycle is not None else max(self._observer.cycles(), default=0)
         self._cycle = cycle
-        self._state = protocol.Sweep(cycle)
+        self._state = protocol.Sweep(cycle, bound_s=self._first_bound_s())
         self._own.enter(cycle, self._record)
         return self._state
 
