@@ -412,7 +412,7 @@ CONSUME = (
         "a consumer does not see that it was expired",
         "consume: a consumer that finds itself expired drops its holds",
         REGISTER,
-        "        expired = any(self.key in record.expired for record in records.values())\n",
+        "        expired = any(not own.isdisjoint(record.expired) for record in records.values())\n",
         "        expired = False\n",
         ("tests/faults/test_meanwhile.py",),
     ),
