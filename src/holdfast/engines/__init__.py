@@ -1,0 +1,1 @@
+"""Bindings for inference servers: what `holdfast sync` says to them over HTTP. Nothing of an engine is imported."""

@@ -1,0 +1,233 @@
+"""vLLM: adapters through its runtime LoRA routes, full weights through its development routes.
+
+Source: facts measured against vLLM 0.32.0. What the binding takes care of:
+
+* `load_inplace` is never sent: the server would read the disk at every step, and one answer would mix two versions.
+* A 404 means four things: no such route (switched off), no such path, no such name, no such server; they are told apart
+  by their bodies.
+* A 500 at a load tells its reason only in words. The files were verified before, so this server can't use them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from holdfast.core.servers import Reaction, Way
+from holdfast.engines.contract import Completion, EngineError, Sight
+from holdfast.engines.http import Answer, Http, unexpected
+
+LOAD_S = 300.0
+PAUSE_S = 600.0  # requests under way may be long
+_LORA_INFO = re.compile(r"^vllm:lora_requests_info\{(.*)\}\s+([0-9.eE+-]+)\s*$", re.MULTILINE)
+_LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
+_RIGHTS = ("permission denied", "permissionerror", "errno 13")
+
+
+class _Card(msgspec.Struct):
+    id: str
+    root: str | None = None
+    parent: str | None = None
+
+
+class _Models(msgspec.Struct):
+    data: list[_Card]
+
+
+class _Paused(msgspec.Struct):
+    is_paused: bool
+
+
+class _WeightInfo(msgspec.Struct):
+    weight_version: str | None = None
+
+
+class _Success(msgspec.Struct):
+    success: bool = True
+
+
+class _Choice(msgspec.Struct):
+    text: str = ""
+    token_ids: list[int] | None = None
+
+
+class _Completions(msgspec.Struct):
+    choices: list[_Choice]
+
+
+class VLLM:
+    """A vLLM server. See `Engine`.
+
+    Args:
+        url: its base, "http://host:port".
+        token: its API key, asked for at each call.
+    """
+
+    kind = "vllm"
+    ways = frozenset(Way)
+
+    def __init__(self, url: str, *, token: Callable[[], str | None] = lambda: None) -> None:
+        self._http = Http(url, token=token)
+        self.url = self._http.url
+
+    def look(self, way: Way) -> Sight:
+        bases, loaded = self._models()
+        if way is Way.WEIGHTS:
+            info = self._development(self._http.get("/weight_info")).decode(_WeightInfo)
+            return Sight(bases=bases, label=info.weight_version, paused=self._is_paused(), counts=False)
+        busy = self._busy()
+        paused = self._is_paused() if way is Way.STABLE else False
+        return Sight(bases=bases, loaded=loaded, paused=paused, busy=busy or frozenset(), counts=busy is not None)
+
+    def load_adapter(self, name: str, path: str) -> None:
+        body = {"lora_name": name, "lora_path": path, "load_inplace": False}
+        answer = self._http.post("/v1/load_lora_adapter", body, timeout_s=LOAD_S)
+        if not answer.ok:
+            raise _load_error(answer, name, path)
+
+    def unload_adapter(self, name: str) -> None:
+        answer = self._http.post("/v1/unload_lora_adapter", {"lora_name": name})
+        if answer.ok or (answer.status == 404 and not _no_route(answer)):
+            return
+        raise _switched_off(answer) if _no_route(answer) else unexpected(answer, f"unloading {name}")
+
+    def pause(self) -> None:
+        self._development(self._http.post("/pause", timeout_s=PAUSE_S, mode="wait"))
+
+    def resume(self) -> None:
+        self._development(self._http.post("/resume"))
+
+    def reload_weights(self, path: str) -> None:
+        body = {"method": "reload_weights", "kwargs": {"weights_path": path}}
+        answer = self._http.post("/collective_rpc", body, timeout_s=LOAD_S)
+        if _no_route(answer):
+            raise _no_development(answer)
+        if not answer.ok:
+            raise EngineError(
+                f"reloading from {path} failed half-way: {answer.said}",
+                Reaction.QUARANTINE,
+                code="reload_failed",
+                status=answer.status,
+            )
+
+    def reset_cache(self) -> None:
+        answer = self._development(self._http.post("/reset_prefix_cache"))
+        if answer.body.strip() and not answer.decode(_Success).success:
+            raise EngineError(
+                "the prefix cache is in use and cannot be reset yet", Reaction.LOOK_AGAIN, code="cache_busy"
+            )
+
+    def set_label(self, label: str) -> None:
+        self._development(self._http.post("/update_weight_version", {"new_version": label}))
+
+    def complete(self, model: str, prompt: str | Sequence[int], max_tokens: int) -> Completion:
+        body = {
+            "model": model,
+            "prompt": prompt,
+            "max_tokens": max_tokens,
+            "temperature": 0.0,
+            "return_token_ids": True,
+        }
+        answer = self._http.post("/v1/completions", body, timeout_s=LOAD_S)
+        if not answer.ok:
+            raise unexpected(answer, f"a completion by {model}")
+        choices = answer.decode(_Completions).choices
+        if not choices:
+            raise unexpected(answer, f"a completion by {model} without choices")
+        ids = choices[0].token_ids
+        return Completion(choices[0].text, tuple(ids) if ids is not None else None)
+
+    def close(self) -> None:
+        self._http.close()
+
+    # Looking
+
+    def _models(self) -> tuple[tuple[str, ...], dict[str, str]]:
+        answer = self._http.get("/v1/models")
+        if not answer.ok:
+            raise unexpected(answer, "listing the models")
+        cards = answer.decode(_Models).data
+        bases = [name for card in cards if card.parent is None for name in (card.id, card.root) if name]
+        loaded = {card.id: card.root or "" for card in cards if card.parent is not None}
+        return tuple(dict.fromkeys(bases)), loaded
+
+    def _is_paused(self) -> bool:
+        return self._development(self._http.get("/is_paused")).decode(_Paused).is_paused
+
+    def _busy(self) -> frozenset[str] | None:
+        """Adapters with running or waiting requests; None: the server has no such metric (LoRA is off, or a proxy)."""
+        answer = self._http.get("/metrics")
+        if not answer.ok:
+            return None
+        newest: tuple[float, frozenset[str]] | None = None
+        for labels, value in _LORA_INFO.findall(answer.body.decode("utf-8", "replace")):
+            said = dict(_LABEL.findall(labels))
+            names = f"{said.get('running_lora_adapters', '')},{said.get('waiting_lora_adapters', '')}".split(",")
+            written_s = float(value)
+            if newest is None or written_s >= newest[0]:  # one series per combination; the value is its time
+                newest = written_s, frozenset(name for name in names if name)
+        return newest[1] if newest is not None else frozenset()
+
+    def _development(self, answer: Answer) -> Answer:
+        if _no_route(answer):
+            raise _no_development(answer)
+        if not answer.ok:
+            raise unexpected(answer, "a development route")
+        return answer
+
+
+def _no_route(answer: Answer) -> bool:
+    """Whether the path is unknown to the server: FastAPI's own body, not one of vLLM's."""
+    return answer.status in (404, 405) and b'"error"' not in answer.body
+
+
+def _switched_off(answer: Answer) -> EngineError:
+    return EngineError(
+        f"{answer.url} is switched off on this server",
+        Reaction.FIX_SETUP,
+        code="route_switched_off",
+        hint="start the server with VLLM_ALLOW_RUNTIME_LORA_UPDATING=True and --enable-lora",
+    )
+
+
+def _no_development(answer: Answer) -> EngineError:
+    return EngineError(
+        f"{answer.url} is switched off on this server",
+        Reaction.FIX_SETUP,
+        code="route_switched_off",
+        hint="start the server with VLLM_SERVER_DEV_MODE=1",
+    )
+
+
+def _load_error(answer: Answer, name: str, path: str) -> EngineError:
+    said, lower = answer.said, answer.said.lower()
+    if _no_route(answer):
+        return _switched_off(answer)
+    if answer.status == 404:
+        return EngineError(
+            f"the server finds no adapter at {path}: {said}",
+            Reaction.LOOK_AGAIN,
+            code="path_not_visible",
+            hint="does the server see this path? --stage a directory that it sees, or --path-map OURS=THEIRS",
+        )
+    if answer.status == 400 and "already been loaded" in lower:
+        return EngineError(f"{name} is loaded already: {said}", Reaction.LOOK_AGAIN, code="already_loaded")
+    if answer.status == 400 and "conflicts with" in lower:
+        return EngineError(
+            f"{name} is the name of the base model: {said}",
+            Reaction.FIX_SETUP,
+            code="name_taken",
+            hint="give another --adapter",
+        )
+    if any(word in lower for word in _RIGHTS):
+        return EngineError(
+            f"the server may not read {path}: {said}",
+            Reaction.FIX_SETUP,
+            code="no_rights",
+            hint="let the server's user read the staging directory",
+        )
+    if answer.status in (400, 500):
+        return EngineError(f"the server cannot use it: {said}", Reaction.NEXT_VERSION, code="refused_by_server")
+    return unexpected(answer, f"loading {name}")
