@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from holdfast.channel.held import HeldVersion
     from holdfast.core.records import Term
     from holdfast.core.retention import Retention
+    from holdfast.sync.served import Served
 
 __version__ = "0.1.0"
 
@@ -35,6 +36,7 @@ _LAZY = {
     "Channel": "holdfast.channel.channel",
     "HeldVersion": "holdfast.channel.held",
     "Retention": "holdfast.core.retention",
+    "Served": "holdfast.sync.served",
     "Term": "holdfast.core.records",
 }
 
@@ -49,6 +51,7 @@ __all__ = [
     "OutcomeUnknownError",
     "Retention",
     "RewoundError",
+    "Served",
     "Term",
     "TimedOutError",
     "UnavailableError",

@@ -170,11 +170,21 @@ class Channel:
         on_close: Literal["release", "keep"] = "release",
         patience_s: float = 90.0,
         poll_s: float | None = None,
+        stage_bytes: int | None = None,
     ) -> Consumer:
         """A consumer of the channel, not yet opened; see `Consumer`."""
         from holdfast.channel.consumer import Consumer
 
-        return Consumer(self, name, stage=stage, every=every, on_close=on_close, patience_s=patience_s, poll_s=poll_s)
+        return Consumer(
+            self,
+            name,
+            stage=stage,
+            every=every,
+            on_close=on_close,
+            patience_s=patience_s,
+            poll_s=poll_s,
+            stage_bytes=stage_bytes,
+        )
 
     def sweeper(self, retention: Retention | None = None) -> Sweeper:
         """A sweeper on its own; see `Sweeper`."""

@@ -148,6 +148,7 @@ class Checker:
                 self.drop(version)
             else:
                 return
+        self._copies.check_room(manifest.num_bytes)
         nonce = f"copy-{secrets.token_hex(4)}"
         tree = self._copies.storage.begin_tree(str(version), nonce)
         try:

@@ -57,6 +57,7 @@ class Consumer:
         on_close: "release" ends all holds; "keep" leaves them to the next life under this name, for a lease.
         patience_s: how long a version may stay "not visible yet" without progress before it is refused (seconds).
         poll_s: longest time between two looks (seconds); default 2 where local changes wake it, else 1.
+        stage_bytes: how much the copies in `stage` may take; while there is no room for one more, nothing is given.
         in_place: False for a program that never opens the files while it holds them: it need not be seen by sweepers.
     """
 
@@ -70,6 +71,7 @@ class Consumer:
         on_close: Literal["release", "keep"] = "release",
         patience_s: float = 90.0,
         poll_s: float | None = None,
+        stage_bytes: int | None = None,
         in_place: bool = True,
     ) -> None:
         if on_close not in ("release", "keep"):
@@ -84,7 +86,7 @@ class Consumer:
         self._events = channel.event_log(f"consumer-{name}")
         staged = stage is not None
         mode = Mode(every=every, staged=staged, in_place=in_place and not staged, patience_s=patience_s)
-        self._life = Life(channel, name, mode, stage, self._events, self._waiter.wake)
+        self._life = Life(channel, name, mode, stage, self._events, self._waiter.wake, stage_bytes)
         self._observer = channel.observer()
         self._taking = threading.Lock()  # one thread takes at a time
         self._thread: ThreadPoolExecutor | None = None

@@ -18,19 +18,21 @@ from typing import IO
 
 from holdfast.channel.posix import PosixStorage
 from holdfast.channel.rooted import os_errors
+from holdfast.errors import UnavailableError
 
 _LOCK = "lock"
 _MARK = "+"  # no consumer's name has it
 
 
 class Copies:
-    """The copies of consumer `name` below `stage`.
+    """The copies of consumer `name` below `stage`, at most `bytes_max` bytes of them.
 
     Attributes:
         storage: the directory, as a storage; valid between `open` and `close`.
     """
 
-    def __init__(self, stage: str | os.PathLike[str], name: str) -> None:
+    def __init__(self, stage: str | os.PathLike[str], name: str, bytes_max: int | None = None) -> None:
+        self._bytes_max = bytes_max
         self._stage = pathlib.Path(os.path.abspath(stage))
         self._name = name
         self._lock: IO[bytes] | None = None
@@ -61,6 +63,21 @@ class Copies:
         if self._lock is not None:
             self._lock.close()
             self._lock = None
+
+    def check_room(self, num_bytes: int) -> None:
+        """UnavailableError code "stage_full": with `num_bytes` more there would be too much."""
+        if self._bytes_max is None:
+            return
+        place = self.storage.local_path("versions")
+        names = sorted(self.storage.list_trees())
+        used = sum(path.lstat().st_size for name in names for path in (place / name).rglob("*"))
+        if used + num_bytes > self._bytes_max:
+            raise UnavailableError(
+                f"{place}: {num_bytes:,} bytes more than the {used:,} of {', '.join(names) or 'nothing'} are too much for "
+                f"the limit of {self._bytes_max:,}",
+                code="stage_full",
+                hint="what is served stays; raise the limit, or keep fewer versions on the servers",
+            )
 
     def _places(self) -> list[pathlib.Path]:
         """The directories of this name, the one used last first."""

@@ -56,13 +56,14 @@ class Life:
         stage: str | os.PathLike[str] | None,
         events: EventLog,
         wake: Callable[[], None],
+        stage_bytes: int | None = None,
     ) -> None:
         self._channel = channel
         self._name = name
         self._events = events
         self._wake = wake
         self._register = Register(channel, name, mode)
-        self._checker = Checker(channel.store, None if stage is None else Copies(stage, name))
+        self._checker = Checker(channel.store, None if stage is None else Copies(stage, name, stage_bytes))
         self._beater = Beater(f"holdfast-{name}", self._beat)
         self._lock = threading.RLock()
         self._problem: ConflictError | None = None

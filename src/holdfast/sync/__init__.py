@@ -1,0 +1,1 @@
+"""`holdfast sync`: the process beside inference servers that brings channels' versions into them."""
