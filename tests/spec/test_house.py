@@ -23,6 +23,7 @@ LEVELS = {
     "engines": 2,
     "rendezvous": 2,
     "run": 3,
+    "serve": 3,
     "sync": 3,
     "testing": 3,
     "cli": 4,

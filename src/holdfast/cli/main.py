@@ -16,6 +16,7 @@ from holdfast.cli.output import INTERRUPTED, clean, report
 from holdfast.errors import HoldfastError, UsageError
 
 LOOK, CHANGE, CHECK = Group("Look", sort_key=1), Group("Change", sort_key=2), Group("Check", sort_key=3)
+RUN = Group("Run", sort_key=4)
 # Where each command is, and its line in `holdfast --help`, which imports none of them.
 COMMANDS = {
     "status": ("holdfast.cli.status:status", LOOK, "Who serves and holds what; what goes next, and why."),
@@ -27,6 +28,8 @@ COMMANDS = {
     "sweep": ("holdfast.cli.sweeping:sweep", CHANGE, "Delete what nobody needs."),
     "verify": ("holdfast.cli.verifying:verify", CHECK, "Read versions whole and check every byte."),
     "doctor": ("holdfast.cli.doctor:doctor", CHECK, "Find out what a file system can do."),
+    "sync": ("holdfast.cli.syncing:sync", RUN, "Bring channels' versions into inference servers, safely."),
+    "serve": ("holdfast.cli.serving:serve", RUN, "Serve a model over HTTP: a small server for laptops and tests."),
 }
 
 
