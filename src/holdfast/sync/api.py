@@ -4,7 +4,7 @@
     GET  /metrics    Prometheus
     GET  /served     which version each server serves, proved, and under which model name
     GET  /desired    what each channel's newest version is, and what is wanted
-    POST /apply      for --drive manual: {"version": "newest" or a name, "adapter": which channel, where there are several}
+    POST /apply      for --drive manual: {"version": "newest" or a name, "adapter": which channel (of several)}
 
 With a token (`--token-file`) every request but /healthz needs `Authorization: Bearer TOKEN`.
 """

@@ -253,7 +253,7 @@ class Driver:
             case Unload(name, _):
                 engine.unload_adapter(name)
             case Pause():
-                engine.pause()
+                engine.pause(policy.adapter if policy.way is Way.STABLE else None)
             case Resume():
                 engine.resume()
             case Unlabel():
