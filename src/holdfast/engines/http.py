@@ -1,17 +1,21 @@
 """One HTTP connection to a server that is not trusted: bounded in time and bytes, no redirects, errors sorted.
 
 A server may answer slowly, half, with HTML, a redirect, 500 for ever or a huge body. Whatever it is, the caller gets
-an EngineError within the time that it allowed.
+an EngineError within the time that it allowed: every read from the socket, those of the headers too, is given only
+what is left of it, so that a server that sends a byte now and then can't hold us.
 """
 
 from __future__ import annotations
 
+import math
+import ssl
+import threading
 import time
-from collections.abc import Callable, Mapping
-from typing import TypeVar
-from urllib.parse import urlsplit
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
+from urllib.parse import urlencode, urlsplit
 
-import httpx
+import httpcore
 import msgspec
 
 from holdfast.core.servers import Reaction
@@ -21,8 +25,27 @@ from holdfast.errors import UsageError
 BODY_BYTES_MAX = 16 * 2**20
 SAID_MAX = 300
 CONNECT_S = 5.0
+KEEP_ALIVE_S = 4.0  # uvicorn's own is 5: a connection that it is about to close is not used again
 
 T = TypeVar("T")
+_NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)  # the last: "[[[[…"
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """How long calls to a server may take in all (seconds).
+
+    Attributes:
+        call_s: a call that answers at once.
+        load_s: one that reads weights, or computes.
+        drain_s: one that waits for requests under way, which may be long.
+    """
+
+    call_s: float = 10.0
+    load_s: float = 300.0
+    drain_s: float = 600.0
+
+
+DEFAULT_LIMITS = Limits()
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -43,7 +66,7 @@ class Answer(msgspec.Struct, frozen=True):
         try:
             body = msgspec.json.decode(self.body, type=_Error)
             text = body.error.message or body.detail or body.message or body.error_message
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except _NOT_JSON:
             text = ""
         text = text or self.body[: 4 * SAID_MAX].decode("utf-8", "replace")
         return " ".join(text.split())[:SAID_MAX]
@@ -52,7 +75,7 @@ class Answer(msgspec.Struct, frozen=True):
         """The JSON body as `kind`. EngineError FIX_SETUP code "not_an_engine": it is something else."""
         try:
             return msgspec.json.decode(self.body, type=kind)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except _NOT_JSON as error:
             raise EngineError(
                 f"{self.url} answered {self.status} with {self.kind or 'no content type'}, not with what an inference "
                 f"server says: {self.said[:80]!r}",
@@ -88,8 +111,14 @@ class Http:
         self.url = check_url(url)
         self._token = token
         self._timeout_s = timeout_s
-        limits = httpx.Limits(max_connections=4, max_keepalive_connections=2)
-        self._client = httpx.Client(follow_redirects=False, limits=limits, trust_env=False)
+        self._deadline = _Deadline()
+        self._pool = httpcore.ConnectionPool(
+            ssl_context=httpcore.default_ssl_context() if self.url.startswith("https:") else None,
+            max_connections=4,
+            max_keepalive_connections=2,
+            keepalive_expiry=KEEP_ALIVE_S,
+            network_backend=_Backend(self._deadline),
+        )
 
     def get(self, path: str, *, timeout_s: float | None = None) -> Answer:
         return self.call("GET", path, timeout_s=timeout_s)
@@ -110,45 +139,51 @@ class Http:
 
         Raises:
             EngineError: LOOK_AGAIN code "unreachable", "too_slow": it may or may not have done it;
-                FIX_SETUP code "redirected", "huge_body", "unauthorized".
+                FIX_SETUP code "redirected", "huge_body", "unauthorized", or the code of the token's error.
         """
-        url = path if path.startswith(("http://", "https://")) else f"{self.url}{path}"
+        url = f"{self.url}{path}" + (f"?{urlencode(query)}" if query else "")
         limit_s = self._timeout_s if timeout_s is None else timeout_s
-        headers = {"Accept": "application/json"}
-        token = self._token()
+        headers = {"Host": urlsplit(self.url).netloc, "Accept": "application/json", "Accept-Encoding": "identity"}
+        token = self._bearer()
         if token is not None:
             headers["Authorization"] = f"Bearer {token}"
-        body = None
+        body = b""
         if content is not None:
             body = msgspec.json.encode(content)
             headers["Content-Type"] = "application/json"
+        if method != "GET":
+            headers["Content-Length"] = str(len(body))
         try:
-            answer = self._send(method, url, body, headers, query or {}, limit_s)
-        except httpx.TimeoutException as error:
+            answer = self._send(method, url, body, headers, limit_s)
+        except httpcore.TimeoutException as error:
             raise _again(f"{url} did not answer within {limit_s:g} s", "too_slow") from error
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
+        except (httpcore.NetworkError, httpcore.ProtocolError, ssl.SSLError) as error:
             raise _again(f"{url} cannot be reached: {str(error) or type(error).__name__}", "unreachable") from error
         _judge(answer, has_token=token is not None)
         return answer
 
-    def _send(
-        self,
-        method: str,
-        url: str,
-        body: bytes | None,
-        headers: dict[str, str],
-        query: Mapping[str, str],
-        limit_s: float,
-    ) -> Answer:
-        deadline_s = time.monotonic() + limit_s
-        timeout = httpx.Timeout(limit_s, connect=min(CONNECT_S, limit_s))
-        request = self._client.build_request(
-            method, url, content=body, headers=headers, params=dict(query) or None, timeout=timeout
-        )
-        response = self._client.send(request, stream=True)
+    def _bearer(self) -> str | None:
         try:
+            token = self._token()
+        except UsageError as error:
+            raise EngineError(error.args[0], Reaction.FIX_SETUP, code=error.code, hint=error.hint) from error
+        if token is not None and not (token.isascii() and token.isprintable()):
+            raise EngineError(
+                "the token has characters that no header can carry",
+                Reaction.FIX_SETUP,
+                code="bad_token",
+                hint="write it on one line, in ASCII",
+            )
+        return token
+
+    def _send(self, method: str, url: str, body: bytes, headers: dict[str, str], limit_s: float) -> Answer:
+        self._deadline.at_s = time.monotonic() + limit_s
+        times = {"connect": min(CONNECT_S, limit_s), "read": limit_s, "write": limit_s, "pool": limit_s}
+        with self._pool.stream(
+            method, url, headers=list(headers.items()), content=body, extensions={"timeout": times}
+        ) as response:
             parts, size = [], 0
-            for part in response.iter_bytes(65536):
+            for part in response.iter_stream():
                 size += len(part)
                 if size > BODY_BYTES_MAX:
                     raise EngineError(
@@ -157,16 +192,68 @@ class Http:
                         code="huge_body",
                         hint="check the URL and --engine",
                     )
-                if time.monotonic() > deadline_s:  # each part comes in time, but they never end
-                    raise httpx.ReadTimeout("the whole answer takes too long", request=request)
                 parts.append(part)
-        finally:
-            response.close()
-        kind = response.headers.get("content-type", "").partition(";")[0].strip()
-        return Answer(response.status_code, kind, b"".join(parts), url)
+        said = {name.lower(): value for name, value in response.headers}
+        kind = said.get(b"content-type", b"").decode("latin-1").partition(";")[0].strip()
+        return Answer(response.status, kind, b"".join(parts), url)
 
     def close(self) -> None:
-        self._client.close()
+        self._pool.close()
+
+
+class _Deadline(threading.local):
+    """When the call that this thread makes has to be over."""
+
+    at_s = math.inf
+
+    def bound(self, timeout_s: float | None, late: type[Exception]) -> float:
+        left_s = self.at_s - time.monotonic()
+        if left_s <= 0:
+            raise late("the whole answer takes too long")
+        return left_s if timeout_s is None else min(timeout_s, left_s)
+
+
+class _Backend(httpcore.NetworkBackend):
+    """Connections of which nothing lasts beyond the deadline of the call."""
+
+    def __init__(self, deadline: _Deadline) -> None:
+        self._inner = httpcore.SyncBackend()
+        self._deadline = deadline
+
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore.NetworkStream:
+        timeout = self._deadline.bound(timeout, httpcore.ConnectTimeout)
+        return _Stream(self._inner.connect_tcp(host, port, timeout, local_address, socket_options), self._deadline)
+
+
+class _Stream(httpcore.NetworkStream):
+    def __init__(self, inner: httpcore.NetworkStream, deadline: _Deadline) -> None:
+        self._inner = inner
+        self._deadline = deadline
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        return self._inner.read(max_bytes, self._deadline.bound(timeout, httpcore.ReadTimeout))
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        self._inner.write(buffer, self._deadline.bound(timeout, httpcore.WriteTimeout))
+
+    def close(self) -> None:
+        self._inner.close()
+
+    def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore.NetworkStream:
+        timeout = self._deadline.bound(timeout, httpcore.ConnectTimeout)
+        return _Stream(self._inner.start_tls(ssl_context, server_hostname, timeout), self._deadline)
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._inner.get_extra_info(info)
 
 
 def _again(message: str, code: str) -> EngineError:
@@ -202,7 +289,11 @@ def unexpected(answer: Answer, what: str) -> EngineError:
 
 def check_url(url: str) -> str:
     """`url` without a trailing slash. UsageError code "bad_url": it is no http(s) address of a server."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+    try:
+        parts = urlsplit(url)
+        fits = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no port, a half-open bracket
+        fits = False
+    if not fits or "@" in url or "?" in url or "#" in url or not url.isascii() or not url.isprintable() or " " in url:
         raise UsageError(f"{url!r} is no server's address", code="bad_url", hint="give http://HOST:PORT")
     return url.rstrip("/")

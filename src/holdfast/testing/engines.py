@@ -11,13 +11,18 @@ which bytes they come from (`expected`), so that an answer of a wrong version is
 from __future__ import annotations
 
 from holdfast.testing.adapters import adapter_files, write_adapter
+from holdfast.testing.dynamo import FakeDynamo, FakeDynamoWorker
 from holdfast.testing.server import Die, Drip, Drop, FakeServer, Flood, Half, Hang, Reply, Request
+from holdfast.testing.sglang import FakeSGLang
 from holdfast.testing.vllm import FakeVLLM
 
 __all__ = [
     "Die",
     "Drip",
     "Drop",
+    "FakeDynamo",
+    "FakeDynamoWorker",
+    "FakeSGLang",
     "FakeServer",
     "FakeVLLM",
     "Flood",

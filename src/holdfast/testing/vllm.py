@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from holdfast.testing.adapters import AdapterMissing, AdapterUnusable, read_adapter, read_weights, tokens
-from holdfast.testing.server import FakeServer, Reply, Request, ServerDied
+from holdfast.testing.fake import NOT_ALLOWED, NOT_FOUND, UNAUTHORIZED, FakeEngine, body_of
+from holdfast.testing.server import Reply, Request, ServerDied
 
-NOT_FOUND = Reply.of({"detail": "Not Found"}, 404)
-NOT_ALLOWED = Reply.of({"detail": "Method Not Allowed"}, 405)
 _BUCKET = 16  # tokens in a block of the prefix cache
 
 
-class FakeVLLM(FakeServer):
+class FakeVLLM(FakeEngine):
     """A vLLM server without a model.
 
     Its tokens come from the bytes that it loaded: compare them with `expected`. What the real one does wrongly, it
@@ -43,56 +41,29 @@ class FakeVLLM(FakeServer):
         dev_mode: bool = True,
         api_key: str | None = None,
     ) -> None:
-        super().__init__()
-        self.base, self.root = base, root
-        self.max_cpu_loras, self.max_lora_rank = max_cpu_loras, max_lora_rank
-        self.runtime_lora, self.dev_mode, self.api_key = runtime_lora, dev_mode, api_key
+        super().__init__(base=base, root=root, max_lora_rank=max_lora_rank, api_key=api_key)
+        self.max_cpu_loras = max_cpu_loras
+        self.runtime_lora, self.dev_mode = runtime_lora, dev_mode
         self.forget()
 
     def forget(self) -> None:
+        super().forget()
         self.loaded: dict[str, str] = {}  # what the front end lists: name -> path
         self.paths: dict[str, str] = {}  # what the engine knows, also after an unload: name -> path
         self.memory: OrderedDict[str, bytes] = OrderedDict()  # what the engine has in memory, least used first
-        self.weights = self.root.encode()
         self.broken = False
         self.label = "default"
         self.paused = False
-        self.running: Counter[str] = Counter()
         self.waiting: Counter[str] = Counter()
         self.cache: dict[tuple[str, str, str], bytes] = {}
         self._infos: dict[tuple[str, str], float] = {}
         self._written_s = 0.0
 
-    # For tests
-
-    def expected(self, path: str, prompt: str | list[int], max_tokens: int) -> tuple[int, ...]:
-        """The tokens of a server that serves the adapter, or the whole model, at `path` and nothing else."""
-        try:
-            weights = read_adapter(path, self.max_lora_rank)
-        except AdapterMissing:
-            weights = read_weights(path)
-        return tokens(weights, prompt, max_tokens)
-
-    @contextlib.contextmanager
-    def request(self, model: str) -> Iterator[None]:
-        """A request of `model` that runs as long as the block."""
-        with self.changed:
-            running = self.running
-            self._count(running, model, 1)
-        try:
-            yield
-        finally:
-            with self.changed:
-                if running is self.running:  # else it died with the process
-                    self._count(running, model, -1)
-                self.changed.notify_all()
-
     # Routes
 
     def handle(self, request: Request) -> Reply:
-        authorization = request.headers.get("authorization")
-        if self.api_key is not None and request.path.startswith("/v1") and authorization != f"Bearer {self.api_key}":
-            return Reply.of({"error": "Unauthorized"}, 401)
+        if request.path.startswith("/v1") and not self.admits(request):
+            return UNAUTHORIZED
         routes: dict[str, dict[str, Callable[[Request], Reply]]] = {
             "/health": {"GET": lambda _: Reply(kind="")},
             "/version": {"GET": lambda _: Reply.of({"version": "0.32.0"})},
@@ -137,7 +108,7 @@ class FakeVLLM(FakeServer):
         return Reply(body="\n".join([*lines, ""]).encode(), kind="text/plain")
 
     def _load(self, request: Request) -> Reply:
-        body = _body(request)
+        body = body_of(request)
         if body is None or not isinstance(body.get("lora_name"), str) or not isinstance(body.get("lora_path"), str):
             return _error(400, "Both 'lora_name' and 'lora_path' must be provided.", "Bad Request")
         name, path = body["lora_name"], body["lora_path"]
@@ -156,7 +127,7 @@ class FakeVLLM(FakeServer):
         return Reply(body=f"Success: LoRA adapter '{name}' added successfully.".encode(), kind="")
 
     def _unload(self, request: Request) -> Reply:
-        body = _body(request)
+        body = body_of(request)
         if body is None or not isinstance(body.get("lora_name"), str):
             return _error(400, "'lora_name' needs to be provided to unload a LoRA adapter.", "Bad Request")
         name = body["lora_name"]
@@ -186,7 +157,7 @@ class FakeVLLM(FakeServer):
         return Reply.of({"success": True})
 
     def _rpc(self, request: Request) -> Reply:
-        body = _body(request) or {}
+        body = body_of(request) or {}
         if body.get("method") != "reload_weights":
             said = f"'CPUWorker' object has no attribute '{body.get('method')}'"
             return _error(500, f"Call to collective_rpc method failed: {said}", "InternalServerError")
@@ -198,24 +169,26 @@ class FakeVLLM(FakeServer):
         return Reply.of({"results": [None]})
 
     def _relabel(self, request: Request) -> Reply:
-        label = (_body(request) or {}).get("new_version")
+        label = (body_of(request) or {}).get("new_version")
         if not isinstance(label, str):
             return _error(400, "new_version must be a string", "Bad Request")
         self.label = label
         return Reply.of({"success": True, "new_version": label})
 
     def _completion(self, request: Request) -> Reply:
-        body = _body(request) or {}
+        body = body_of(request) or {}
         model, prompt, count = body.get("model", self.base), body.get("prompt", ""), int(body.get("max_tokens", 16))
         if model != self.base and model not in self.loaded:
             said = f"The model `{model}` does not exist. Valid aliases: {self.base}."
             return _error(404, said, "NotFoundError", "model")
         path = self.loaded.get(model, "")
-        self._count(self.waiting, model, 1)
+        waiting = self.waiting
+        waiting[model] += 1
+        self.counted()
         try:
             self.wait_until(lambda: not self.paused)
         finally:
-            self._count(self.waiting, model, -1)
+            waiting[model] -= 1
         with self.request(model):
             ids = tokens(self._weights(model, path, prompt), prompt, count)
         choice = {"index": 0, "text": " ".join(map(str, ids)), "token_ids": list(ids), "finish_reason": "length"}
@@ -246,22 +219,13 @@ class FakeVLLM(FakeServer):
         while len(self.memory) > self.max_cpu_loras:
             self.memory.popitem(last=False)
 
-    def _count(self, counter: Counter[str], model: str, by: int) -> None:
-        counter[model] += by
+    def counted(self) -> None:
         names = tuple(
             ",".join(sorted(name for name in which if which[name] > 0 and name != self.base))
             for which in (self.running, self.waiting)
         )
         self._written_s = max(time.time(), self._written_s + 1e-6)
         self._infos[names[0], names[1]] = self._written_s
-
-
-def _body(request: Request) -> dict[str, Any] | None:
-    try:
-        body = request.json
-    except ValueError:
-        return None
-    return body if isinstance(body, dict) else None
 
 
 def _error(status: int, message: str, kind: str, param: str | None = None) -> Reply:
