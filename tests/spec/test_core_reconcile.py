@@ -363,6 +363,18 @@ def test_a_rewind_is_acknowledged_only_when_nothing_outside_the_lineage_answers(
     assert sim.run() == [Acknowledge(V1)]
 
 
+def test_a_rewind_to_what_is_still_there_serves_it_again() -> None:
+    sim = Sim(Policy(linger_s=60.0))
+    for version in (V1, V2):
+        sim.want(version)
+        sim.run()
+    sim.want(V1, outside=frozenset({V2}))
+    sim.run()
+    sim.later(1.0)
+    sim.run()
+    assert (sim.state.serving, sim.state.acknowledged, set(sim.world["loaded"])) == (V1, V1, {name(V1)})
+
+
 def test_what_is_stale_is_served_on_and_said_to_be() -> None:
     sim = Sim()
     sim.want(V1)

@@ -57,6 +57,7 @@ def sync(
     retire: float = 60.0,
     visibility_bound: float | None = None,
     lease: float | None = None,
+    poll: float | None = None,
     config: pathlib.Path | None = None,
 ) -> int:
     """Bring the newest version of each channel into each server, safely, and say what is served. Runs until stopped.
@@ -92,6 +93,7 @@ def sync(
         retire: how long a channel that a pattern found must be gone before it has ended (seconds).
         visibility_bound: how late things may become visible on this mount (seconds).
         lease: after which silence others take this process for dead (seconds).
+        poll: longest time between two looks at a channel (seconds).
         config: a TOML file that says all of this instead (docs/sync.md).
     """
     if config is not None:
@@ -131,6 +133,7 @@ def sync(
             retire_s=retire,
             visibility_bound_s=visibility_bound,
             lease_s=lease,
+            poll_s=poll,
         )
         settings = check_config(given if name is None else msgspec.structs.replace(given, name=name))
     return run(settings)

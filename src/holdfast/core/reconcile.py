@@ -133,8 +133,8 @@ def _looked(state: Server, world: World, now_s: float, policy: Policy) -> tuple[
         return _bring(state, world, target, now_s, policy)
     if policy.way is not Way.VERSIONED and world.paused and (state.changing or standing):
         return _updating(state, Resume(), "to resume")
-    if target is not None and target not in state.proved:
-        if policy.canary:
+    if target is not None and target != state.serving:
+        if policy.canary and target not in state.proved:
             return _updating(state, Canary(policy.name(target), target), f"to prove {target}")
         state = _proved(state, target, now_s)
     return _tidy(state, world, target, now_s, policy)
