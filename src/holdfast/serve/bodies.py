@@ -6,6 +6,7 @@ neither knows are ignored, as vLLM ignores them.
 
 from __future__ import annotations
 
+import re
 from typing import Any, TypeVar
 
 import msgspec
@@ -100,6 +101,7 @@ class UpdateWeightVersion(msgspec.Struct):
 
 
 Body = TypeVar("Body")
+_MISSING = re.compile(r"missing required field `(\w+)`")
 
 
 async def read_body(request: Request) -> bytes:
@@ -141,8 +143,8 @@ def convert(value: Any, kind: type[Body]) -> Body:
     except msgspec.ValidationError as error:
         message, _, place = str(error).partition(" - at `$")
         param = f"body{place.rstrip('`')}"
-        if place.endswith("[...]`") or not place:
-            param = "body"
+        if missing := _MISSING.search(message):
+            param = f"{param}.{missing[1]}"
         raise malformed(f"1 validation error:\n  {param}: {message}", param) from error
 
 

@@ -74,17 +74,17 @@ def _adapter_config(folder: pathlib.Path, name: str, max_rank: int) -> LoraConfi
         raise internal(f"Loading lora {name} failed: {ADAPTER_CONFIG}: {error}") from error
     try:
         values = json.loads(raw)
-        config = PeftConfig.from_peft_type(**values)
+        if values["peft_type"] != "LORA":
+            raise internal(f"Loading lora {name} failed: its peft_type is {values['peft_type']!r}, not 'LORA'")
+        config: LoraConfig = PeftConfig.from_peft_type(**values)
+        rank = max([config.r, *config.rank_pattern.values()])
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise internal(f"Loading lora {name} failed: {ADAPTER_CONFIG} can't be read: {error}") from error
-    if not isinstance(config, LoraConfig):
-        raise internal(f"Loading lora {name} failed: its peft_type is {values.get('peft_type')!r}, not LORA")
+        raise internal(f"Loading lora {name} failed: {ADAPTER_CONFIG} can't be used: {error!r}") from error
     for field in ("modules_to_save", "trainable_token_indices"):
         if getattr(config, field, None):
             raise internal(f"Loading lora {name} failed: {field} is not supported")
     if config.bias != "none":
         raise internal(f"Loading lora {name} failed: bias is {config.bias!r}, only 'none' is supported")
-    rank = max([config.r, *config.rank_pattern.values()])
     if rank > max_rank:
         raise internal(f"LoRA rank {rank} is greater than max_lora_rank {max_rank}.")
     config.inference_mode = True

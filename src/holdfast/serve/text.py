@@ -14,20 +14,20 @@ from holdfast.serve.errors import bad_value
 UNFINISHED = "\N{REPLACEMENT CHARACTER}"
 # So many tokens before the first new one are decoded with it, for tokenizers whose text depends on what stands before.
 CONTEXT_TOKENS = 5
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json")
 
 
 class Texts:
     """The model's tokenizer and chat template."""
 
     def __init__(self, folder: pathlib.Path) -> None:
+        hint = "save the tokenizer beside the model: tokenizer.save_pretrained(MODEL_DIR)"
+        if not any((folder / name).is_file() for name in TOKENIZER_FILES):  # transformers would make up an empty one
+            raise UsageError(f"{folder} has no tokenizer", code="no_tokenizer", hint=hint)
         try:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         except (OSError, ValueError, KeyError) as error:
-            raise UsageError(
-                f"{folder} has no usable tokenizer: {error}",
-                code="no_tokenizer",
-                hint="save the tokenizer beside the model: tokenizer.save_pretrained(MODEL_DIR)",
-            ) from error
+            raise UsageError(f"{folder} has no usable tokenizer: {error}", code="no_tokenizer", hint=hint) from error
 
     @property
     def eos_id(self) -> int | None:

@@ -22,7 +22,6 @@ from holdfast.serve.reading import Adapter, Tensors, fingerprint
 # What transformers says of missing and mismatched tensors, our own errors say as well.
 transformers.utils.logging.set_verbosity(logging.CRITICAL)
 transformers.utils.logging.disable_progress_bar()
-warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
 
 
 class Weights:
@@ -90,7 +89,9 @@ class Weights:
         if adapter.key in self._installed:
             return
         try:
-            self._add(adapter)
+            with warnings.catch_warnings():  # of deprecations between PEFT and transformers
+                warnings.simplefilter("ignore", FutureWarning)
+                self._add(adapter)
         except (ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
             self._take_out(adapter)
             raise internal(f"Loading lora {adapter.name} failed: it does not fit the model: {error}") from error

@@ -71,7 +71,7 @@ async def _reload(server: Server, body: Any) -> None:
     """
     if not isinstance(body, dict):
         raise malformed("Request body must be a JSON object")
-    method, keywords = body.get("method"), body.get("kwargs") or {}
+    method, keywords = body.get("method"), body.get("kwargs", {})
     if method is None:
         raise malformed("Missing 'method' in request body")
     if method != "reload_weights" or body.get("args"):
