@@ -103,7 +103,7 @@ def parse_listen(listen: str) -> tuple[str, int]:
 class _Handler(BaseHTTPRequestHandler):
     answers: Answers
     token: Callable[[], str | None]
-    protocol_version = "HTTP/1.1"
+    protocol_version = "HTTP/1.0"  # a connection per request: none outlives `stop`
     server_version = "holdfast"
     sys_version = ""
     timeout = IDLE_S
@@ -130,7 +130,6 @@ class _Handler(BaseHTTPRequestHandler):
             return
         size = self.headers.get("Content-Length", "")
         if not size.isdigit() or int(size) > BODY_BYTES_MAX:
-            self.close_connection = True
             self._problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "bad_length", f"give at most {BODY_BYTES_MAX} bytes")
             return
         body = self.rfile.read(int(size))
@@ -156,7 +155,6 @@ class _Handler(BaseHTTPRequestHandler):
         return scheme.lower() == "bearer" and hmac.compare_digest(said.strip().encode(), wanted.encode())
 
     def _refuse(self) -> None:
-        self.close_connection = True
         self._problem(HTTPStatus.UNAUTHORIZED, "unauthorized", "send Authorization: Bearer TOKEN")
 
     def _problem(self, status: HTTPStatus, code: str, message: str) -> None:
