@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from pathlib import PurePath
+from typing import Any
 
 import msgspec
 
@@ -140,6 +141,8 @@ class Driver:
                 self._states[feed] = state
         if (before.status, before.serving) != (state.status, state.serving):
             logger.info("%s %s: %s: %s", self.url, feed.adapter, state.status.value, state.reason)
+            said = {"server": self.url, "adapter": feed.adapter, "state": state.status.value}
+            feed.events.emit("server_state", state.reason, version=state.serving, **said)
         if before != state:
             feed.report(self.url, state)
             self._metrics.state(self.url, feed.adapter, state)
@@ -240,9 +243,11 @@ class Driver:
         except EngineError as error:
             logger.warning("%s %s: %s", self.url, type(action).__name__, error)
             self._metrics.failed(self.url, feed.adapter, error)
+            feed.events.emit("engine_failed", str(error), **_told(self.url, action), code=error.code)
             return reconcile.Failed(action, error.reaction, str(error), time.monotonic())
         now_s = time.monotonic()
         self._metrics.did(self.url, feed.adapter, action, now_s - began_s)
+        feed.events.emit("engine_did", **_told(self.url, action), took_s=round(now_s - began_s, 6))
         return reconcile.Done(action, now_s)
 
     def _carry_out(self, feed: Feed, policy: Policy, action: Action) -> None:
@@ -279,6 +284,10 @@ class Driver:
         if place is None:
             raise EngineError(f"{version} is not at hand any more", Reaction.LOOK_AGAIN, code="copy_gone")
         return self._config.mapped(place)
+
+
+def _told(url: str, action: Action) -> dict[str, Any]:
+    return {"server": url, "action": type(action).__name__.lower(), "version": getattr(action, "version", None)}
 
 
 def _version_of(name: str, path: str, policy: Policy) -> Version | None:

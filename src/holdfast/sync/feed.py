@@ -59,6 +59,7 @@ class Feed:
         self._config = config
         self._wake = wake
         opened = Channel(path, visibility_bound_s=config.visibility_bound_s, lease_s=config.lease_s)
+        self.events = opened.event_log(f"sync-{config.name}")
         self._observer = opened.observer()
         self._consumer = opened.consumer(
             config.name,
@@ -95,6 +96,7 @@ class Feed:
         for thread in self._threads:
             if thread.is_alive():
                 thread.join()
+        self.events.close()
 
     def leave(self) -> None:
         """After the channel has ended: let go of everything, then stop."""
