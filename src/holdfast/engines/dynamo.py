@@ -92,16 +92,23 @@ class Dynamo:
         url: the front end's base, "http://host:port".
         token: the front end's token, asked for at each call.
         limits: how long its calls may take.
+        discovery_port: where the workers are listed if not beside the completions.
     """
 
     kind = "dynamo"
     ways = frozenset({Way.VERSIONED})
 
     def __init__(
-        self, url: str, *, token: Callable[[], str | None] = lambda: None, limits: Limits = DEFAULT_LIMITS
+        self,
+        url: str,
+        *,
+        token: Callable[[], str | None] = lambda: None,
+        limits: Limits = DEFAULT_LIMITS,
+        discovery_port: int = DISCOVERY_PORT,
     ) -> None:
         self._limits = limits
         self._token = token
+        self._discovery_port = discovery_port
         self._front = Http(url, token=token, timeout_s=limits.call_s)
         self.url = self._front.url
         self._lists: Http | None = None
@@ -222,10 +229,12 @@ class Dynamo:
             return self._lists.get("/v1/rl/workers")
         answer = self._front.get("/v1/rl/workers")
         parts = urlsplit(self.url)
-        if answer.status != 404 or parts.port == DISCOVERY_PORT or parts.hostname is None:
+        if answer.status != 404 or parts.port == self._discovery_port or parts.hostname is None:
             return answer
         host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-        beside = Http(f"{parts.scheme}://{host}:{DISCOVERY_PORT}", token=self._token, timeout_s=self._limits.call_s)
+        beside = Http(
+            f"{parts.scheme}://{host}:{self._discovery_port}", token=self._token, timeout_s=self._limits.call_s
+        )
         try:
             other = beside.get("/v1/rl/workers")
         except EngineError:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from holdfast.testing.adapters import adapter_files, write_adapter
 from holdfast.testing.dynamo import FakeDynamo, FakeDynamoWorker
-from holdfast.testing.server import Die, Drip, Drop, FakeServer, Flood, Half, Hang, Reply, Request
+from holdfast.testing.server import Die, Drip, Drop, FakeServer, Flood, Half, Hang, Raw, Reply, Request
 from holdfast.testing.sglang import FakeSGLang
 from holdfast.testing.vllm import FakeVLLM
 
@@ -28,6 +28,7 @@ __all__ = [
     "Flood",
     "Half",
     "Hang",
+    "Raw",
     "Reply",
     "Request",
     "adapter_files",

@@ -75,6 +75,12 @@ class Flood(msgspec.Struct, frozen=True):
     size: int
 
 
+class Raw(msgspec.Struct, frozen=True):
+    """Bytes as they are, HTTP or not; then the connection is closed."""
+
+    sent: bytes
+
+
 class Drop(msgspec.Struct, frozen=True):
     """The connection is closed without an answer. `done`: the request takes effect, and only its answer is lost."""
 
@@ -87,7 +93,7 @@ class Die(msgspec.Struct, frozen=True):
     done: bool = False
 
 
-Fault = Reply | Hang | Half | Drip | Flood | Drop | Die
+Fault = Reply | Hang | Half | Drip | Flood | Raw | Drop | Die
 
 
 class ServerDied(BaseException):
@@ -325,6 +331,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             case Half(body):
                 self._head(f"Content-Length: {len(body) + 1000}")
                 self.wfile.write(body)
+            case Raw(sent):
+                self.wfile.write(sent)
             case Drip(headers, every_s):
                 if headers:
                     self.wfile.write(b"HTTP/1.1 200 OK\r\nX-Slow: ")
