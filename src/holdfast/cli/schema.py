@@ -132,3 +132,10 @@ class SweepDone(msgspec.Struct, frozen=True, kw_only=True):
     removed: list[Judged]
     stays: list[Judged]
     leftovers: list[str]
+
+
+class Serving(msgspec.Struct, frozen=True, kw_only=True):
+    """`holdfast serve`, once it takes requests."""
+
+    url: str
+    model: str

@@ -9,7 +9,9 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from holdfast.cli.output import clean
+from holdfast.cli.options import Flag
+from holdfast.cli.output import clean, to_json
+from holdfast.cli.schema import Serving
 from holdfast.errors import UsageError
 
 Count = Annotated[int, Parameter(validator=Number(gte=1))]
@@ -30,6 +32,7 @@ def serve(
     device: str = "cpu",
     dtype: Literal["float32", "bfloat16", "float16"] = "float32",
     api_key_file: pathlib.Path | None = None,
+    json: Flag = False,
 ) -> int:
     """Serve a model over HTTP, as vLLM would, on a laptop. Ends with SIGTERM.
 
@@ -48,6 +51,7 @@ def serve(
         device: where torch computes, such as cpu or cuda.
         dtype: how it computes; float32 gives the very tokens that transformers gives.
         api_key_file: a file with the key that clients must send as a bearer token.
+        json: print the line on stdout as JSON; errors too.
     """
     _check_extra()
     key = None if api_key_file is None else _key(api_key_file)
@@ -67,7 +71,12 @@ def serve(
         dtype=dtype,
         api_key=key,
     )
-    return run(config, lambda url: print(f"serving {clean(config.name)} at {url}", flush=True))
+
+    def ready(url: str) -> None:
+        line = to_json(Serving(url=url, model=config.name)) if json else f"serving {clean(config.name)} at {url}"
+        print(line, flush=True)
+
+    return run(config, ready)
 
 
 def _check_extra() -> None:
