@@ -13,16 +13,20 @@ PIP := $(RUN) -m pip --disable-pip-version-check --no-input -qq
 # The name of the stamp carries what .venv was made from, so that a changed list makes it anew.
 KEY := $(shell cat requirements/dev.txt pyproject.toml <(echo '$(CURDIR)') | sha256sum | cut -c1-16)
 STAMP := $(VENV)/made-$(KEY)
+# vLLM lives in an environment of its own (2.5 GB); HOLDFAST_VLLM_PYTHON says that one is there already.
+VLLM_VENV := .venv-vllm
+VLLM_KEY := $(shell cat requirements/vllm.txt <(echo '$(CURDIR)') | sha256sum | cut -c1-16)
+VLLM_STAMP := $(VLLM_VENV)/made-$(VLLM_KEY)
 
 export PYTHONUNBUFFERED := 1
 # Nothing is downloaded at run time.
 export HF_HUB_OFFLINE := 1
 export TRANSFORMERS_OFFLINE := 1
 
-.PHONY: help venv demo test heavy bench lint format soak clean
+.PHONY: help venv vllm-venv demo test heavy bench lint format soak clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 venv: $(STAMP) ## the environment alone
 
@@ -37,14 +41,26 @@ $(STAMP):
 	@$(PIP) install --no-deps --no-build-isolation -e .
 	@touch $@
 
+vllm-venv: $(if $(HOLDFAST_VLLM_PYTHON),,$(VLLM_STAMP)) ## the environment of the real vLLM server that tests/vllm runs
+
+$(VLLM_STAMP):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=…")'
+	@echo "making $(VLLM_VENV) from requirements/vllm.txt (once; a few minutes)"
+	@[ -x $(VLLM_VENV)/bin/python ] && $(VLLM_VENV)/bin/python -c '' 2>/dev/null \
+		|| { rm -rf $(VLLM_VENV); $(PYTHON) -m venv $(VLLM_VENV); }
+	@rm -f $(VLLM_VENV)/made-*
+	@$(VLLM_VENV)/bin/python -m pip --disable-pip-version-check --no-input -qq install --no-deps -r requirements/vllm.txt
+	@$(VLLM_VENV)/bin/python -c 'import vllm'
+	@touch $@
+
 demo: $(STAMP) ## train, publish, serve, crash, resume: under two minutes
 	@$(RUN) -m examples.demo.main $(ARGS)
 
 test: $(STAMP) ## the fast tests, without root: under five minutes on two cores
 	@$(RUN) -m pytest -q -n 2 $(ARGS)
 
-heavy: $(STAMP) ## the long suites one after the other (nfs needs root and Debian's packages)
-	@for suite in model mutants kill nfs; do $(RUN) -m pytest -q -m $$suite $(ARGS); done
+heavy: $(STAMP) vllm-venv ## the long suites one after the other (nfs needs root and Debian's packages)
+	@for suite in model mutants kill nfs vllm; do $(RUN) -m pytest -q -m $$suite $(ARGS); done
 
 bench: $(STAMP) ## speed, as ratios
 	@$(RUN) bench/main.py $(ARGS)
@@ -63,8 +79,8 @@ format: $(STAMP) ## put the code into its form
 soak: export HOLDFAST_SOAK := 1
 soak: $(STAMP) ## kill -9 and the random tests, ten times as long
 	@$(RUN) -m pytest -q -m kill --timeout 3600 $(ARGS)
-	@$(RUN) -m pytest -q -n 2 -m 'hypothesis and not model and not mutants and not kill and not nfs' --timeout 3600 $(ARGS)
+	@$(RUN) -m pytest -q -n 2 -m 'hypothesis and not model and not mutants and not kill and not nfs and not vllm' --timeout 3600 $(ARGS)
 
 clean: ## remove what can be made again
-	@rm -rf $(VENV) build dist reports src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	@find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +
+	@rm -rf $(VENV) $(VLLM_VENV) build dist reports src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -type d -not -path './.venv*' -prune -exec rm -rf {} +

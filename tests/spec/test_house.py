@@ -33,7 +33,7 @@ PURE = {
     *("hashlib", "heapq", "itertools", "json", "math", "operator", "re", "string", "struct", "types", "typing"),
     *("holdfast", "msgspec"),
 }
-HEAVY_MARKERS = ("model", "mutants", "kill", "nfs")
+HEAVY_MARKERS = ("model", "mutants", "kill", "nfs", "vllm")
 MODULE_LINES_MAX = 450
 FUNCTION_LINES_MAX = 60
 
