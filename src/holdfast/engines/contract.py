@@ -79,8 +79,12 @@ class Engine(Protocol):
     def unload_adapter(self, name: str) -> None:
         """Forget the name; a name that is not there is no error. Requests under way go on."""
 
-    def pause(self) -> None:
-        """Let requests under way end, and hold new ones back without failing them."""
+    def pause(self, adapter: str | None = None) -> None:
+        """Let requests under way end, and hold new ones back without failing them.
+
+        Args:
+            adapter: the one that is about to be replaced: what waits for it now has begun before the pause does.
+        """
 
     def resume(self) -> None:
         """Let requests go on."""

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 from urllib.parse import urlencode, urlsplit
 
-import httpcore
+import httpcore2
 import msgspec
 
 from holdfast.core.servers import Reaction
@@ -112,8 +112,8 @@ class Http:
         self._token = token
         self._timeout_s = timeout_s
         self._deadline = _Deadline()
-        self._pool = httpcore.ConnectionPool(
-            ssl_context=httpcore.default_ssl_context() if self.url.startswith("https:") else None,
+        self._pool = httpcore2.ConnectionPool(
+            ssl_context=httpcore2.default_ssl_context() if self.url.startswith("https:") else None,
             max_connections=4,
             max_keepalive_connections=2,
             keepalive_expiry=KEEP_ALIVE_S,
@@ -155,9 +155,9 @@ class Http:
             headers["Content-Length"] = str(len(body))
         try:
             answer = self._send(method, url, body, headers, limit_s)
-        except httpcore.TimeoutException as error:
+        except httpcore2.TimeoutException as error:
             raise _again(f"{url} did not answer within {limit_s:g} s", "too_slow") from error
-        except (httpcore.NetworkError, httpcore.ProtocolError, ssl.SSLError) as error:
+        except (httpcore2.NetworkError, httpcore2.ProtocolError, ssl.SSLError) as error:
             raise _again(f"{url} cannot be reached: {str(error) or type(error).__name__}", "unreachable") from error
         _judge(answer, has_token=token is not None)
         return answer
@@ -213,11 +213,11 @@ class _Deadline(threading.local):
         return left_s if timeout_s is None else min(timeout_s, left_s)
 
 
-class _Backend(httpcore.NetworkBackend):
+class _Backend(httpcore2.NetworkBackend):
     """Connections of which nothing lasts beyond the deadline of the call."""
 
     def __init__(self, deadline: _Deadline) -> None:
-        self._inner = httpcore.SyncBackend()
+        self._inner = httpcore2.SyncBackend()
         self._deadline = deadline
 
     def connect_tcp(
@@ -227,29 +227,29 @@ class _Backend(httpcore.NetworkBackend):
         timeout: float | None = None,
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
-    ) -> httpcore.NetworkStream:
-        timeout = self._deadline.bound(timeout, httpcore.ConnectTimeout)
+    ) -> httpcore2.NetworkStream:
+        timeout = self._deadline.bound(timeout, httpcore2.ConnectTimeout)
         return _Stream(self._inner.connect_tcp(host, port, timeout, local_address, socket_options), self._deadline)
 
 
-class _Stream(httpcore.NetworkStream):
-    def __init__(self, inner: httpcore.NetworkStream, deadline: _Deadline) -> None:
+class _Stream(httpcore2.NetworkStream):
+    def __init__(self, inner: httpcore2.NetworkStream, deadline: _Deadline) -> None:
         self._inner = inner
         self._deadline = deadline
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return self._inner.read(max_bytes, self._deadline.bound(timeout, httpcore.ReadTimeout))
+        return self._inner.read(max_bytes, self._deadline.bound(timeout, httpcore2.ReadTimeout))
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        self._inner.write(buffer, self._deadline.bound(timeout, httpcore.WriteTimeout))
+        self._inner.write(buffer, self._deadline.bound(timeout, httpcore2.WriteTimeout))
 
     def close(self) -> None:
         self._inner.close()
 
     def start_tls(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
-    ) -> httpcore.NetworkStream:
-        timeout = self._deadline.bound(timeout, httpcore.ConnectTimeout)
+    ) -> httpcore2.NetworkStream:
+        timeout = self._deadline.bound(timeout, httpcore2.ConnectTimeout)
         return _Stream(self._inner.start_tls(ssl_context, server_hostname, timeout), self._deadline)
 
     def get_extra_info(self, info: str) -> Any:

@@ -5,6 +5,7 @@ Source: facts measured against vLLM 0.32.0. What the binding takes care of:
 * `load_inplace` is never sent: the server would read the disk at every step, and one answer would mix two versions.
 * A 404 means four things: no such route (switched off), no such path, no such name, no such server; they are told apart
   by their bodies.
+* Requests that wait keep the adapter that their name meant when they came: see `_pass_queue`.
 * A 500 at a load tells its reason only in words. The files were verified before, so this server can't use them.
 """
 
@@ -17,10 +18,8 @@ import msgspec
 
 from holdfast.core.servers import Reaction, Way
 from holdfast.engines.contract import Completion, EngineError, Sight
-from holdfast.engines.http import Answer, Http, unexpected
+from holdfast.engines.http import DEFAULT_LIMITS, Answer, Http, Limits, unexpected
 
-LOAD_S = 300.0
-PAUSE_S = 600.0  # requests under way may be long
 _LORA_INFO = re.compile(r"^vllm:lora_requests_info\{(.*)\}\s+([0-9.eE+-]+)\s*$", re.MULTILINE)
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 _RIGHTS = ("permission denied", "permissionerror", "errno 13")
@@ -63,13 +62,17 @@ class VLLM:
     Args:
         url: its base, "http://host:port".
         token: its API key, asked for at each call.
+        limits: how long its calls may take.
     """
 
     kind = "vllm"
     ways = frozenset(Way)
 
-    def __init__(self, url: str, *, token: Callable[[], str | None] = lambda: None) -> None:
-        self._http = Http(url, token=token)
+    def __init__(
+        self, url: str, *, token: Callable[[], str | None] = lambda: None, limits: Limits = DEFAULT_LIMITS
+    ) -> None:
+        self._limits = limits
+        self._http = Http(url, token=token, timeout_s=limits.call_s)
         self.url = self._http.url
 
     def look(self, way: Way) -> Sight:
@@ -83,7 +86,7 @@ class VLLM:
 
     def load_adapter(self, name: str, path: str) -> None:
         body = {"lora_name": name, "lora_path": path, "load_inplace": False}
-        answer = self._http.post("/v1/load_lora_adapter", body, timeout_s=LOAD_S)
+        answer = self._http.post("/v1/load_lora_adapter", body, timeout_s=self._limits.load_s)
         if not answer.ok:
             raise _load_error(answer, name, path)
 
@@ -93,15 +96,28 @@ class VLLM:
             return
         raise _switched_off(answer) if _no_route(answer) else unexpected(answer, f"unloading {name}")
 
-    def pause(self) -> None:
-        self._development(self._http.post("/pause", timeout_s=PAUSE_S, mode="wait"))
+    def pause(self, adapter: str | None = None) -> None:
+        if adapter is not None:
+            self._pass_queue(adapter)
+        self._development(self._http.post("/pause", timeout_s=self._limits.drain_s, mode="wait"))
+
+    def _pass_queue(self, adapter: str) -> None:
+        """Wait until everything that waits for `adapter` now has begun: requests are begun in their order.
+
+        A request that waits keeps the adapter that its name meant when it came. vLLM tells adapters in one batch apart
+        by their names, so that requests of three adapters that had one name in turn would kill it.
+        """
+        body = {"model": adapter, "prompt": "1", "max_tokens": 1, "temperature": 0.0}
+        answer = self._http.post("/v1/completions", body, timeout_s=self._limits.drain_s)
+        if not answer.ok and answer.status != 404:
+            raise unexpected(answer, f"waiting for the requests of {adapter}")
 
     def resume(self) -> None:
         self._development(self._http.post("/resume"))
 
     def reload_weights(self, path: str) -> None:
         body = {"method": "reload_weights", "kwargs": {"weights_path": path}}
-        answer = self._http.post("/collective_rpc", body, timeout_s=LOAD_S)
+        answer = self._http.post("/collective_rpc", body, timeout_s=self._limits.load_s)
         if _no_route(answer):
             raise _no_development(answer)
         if not answer.ok:
@@ -130,7 +146,9 @@ class VLLM:
             "temperature": 0.0,
             "return_token_ids": True,
         }
-        answer = self._http.post("/v1/completions", body, timeout_s=LOAD_S)
+        answer = self._http.post("/v1/completions", body, timeout_s=self._limits.load_s)
+        if answer.status == 404 and not _no_route(answer):  # it was restarted meanwhile, or somebody unloaded it
+            raise EngineError(f"{model} is not served: {answer.said}", Reaction.LOOK_AGAIN, code="not_loaded")
         if not answer.ok:
             raise unexpected(answer, f"a completion by {model}")
         choices = answer.decode(_Completions).choices
@@ -220,6 +238,13 @@ def _load_error(answer: Answer, name: str, path: str) -> EngineError:
             Reaction.FIX_SETUP,
             code="name_taken",
             hint="give another --adapter",
+        )
+    if "lora is not enabled" in lower:
+        return EngineError(
+            f"the server takes no adapters: {said}",
+            Reaction.FIX_SETUP,
+            code="lora_is_off",
+            hint="start the server with --enable-lora",
         )
     if any(word in lower for word in _RIGHTS):
         return EngineError(
