@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import engines  # beside this file
 from rich.console import Console
 from rich.table import Table
 
@@ -78,6 +79,7 @@ def _measures(pairs: int) -> dict[str, Callable[[], list[Row]]]:
         "idle": idle,
         "deciding": lambda: deciding(pairs),
         "memory": peak_memory,
+        **engines.measures(pairs),
     }
 
 
