@@ -191,6 +191,26 @@ class EngineSuite:
                 call()
                 assert bench.engine.look(way).paused is wanted
 
+    def test_a_pause_is_over_once_the_last_request_is(self, bench: Bench) -> None:
+        can(bench, Way.STABLE)
+        running = have(bench.running)
+        bench.engine.load_adapter("policy", bench.adapter(1))
+        order: list[str] = []
+
+        def pause() -> None:
+            bench.engine.pause()
+            order.append("paused")
+
+        with running("policy"):
+            thread = threading.Thread(target=pause)
+            thread.start()
+            for _ in range(20):  # as much time as it needs to be wrong; what is right does not depend on it
+                bench.engine.look(Way.VERSIONED)
+            order.append("the request ends")
+        thread.join(LIMITS.drain_s)
+        assert order == ["the request ends", "paused"]
+        bench.engine.resume()
+
     def test_a_stable_name_is_swapped_while_paused(self, bench: Bench) -> None:
         can(bench, Way.STABLE)
         old, new = bench.adapter(1), bench.adapter(2)
