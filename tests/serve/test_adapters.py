@@ -264,6 +264,11 @@ def test_limits_on_adapters(tiny: Tiny, reference: Reference) -> None:
             waiter.start()
             until(lambda: client.count("vllm:num_requests_waiting") == 1)
             assert client.post("/resume").status == 200
+            assert client.post("/pause?mode=keep").status == 200
+            assert client.metric("vllm:lora_requests_info").keys() == {
+                '{max_lora="1",running_lora_adapters="a",waiting_lora_adapters="b"}'
+            }
+            assert client.post("/resume").status == 200
             assert head + _tokens(events) == reference(tiny.base, tiny.adapters[0], PROMPT, 250)
             waiter.join()
         assert later == [reference(tiny.base, tiny.adapters[1], PROMPT)]

@@ -187,6 +187,26 @@ def test_full_weights_are_replaced_under_running_requests(
     assert client.tokens("tiny", PROMPT, ignore_eos=True) == reference(tiny.base, None, PROMPT)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_an_engine_that_fails_says_so_to_everyone(running: tuple[Client, Server]) -> None:
+    client, server = running
+
+    def fail() -> None:
+        raise KeyboardInterrupt
+
+    with client.stream("/v1/completions", {"prompt": PROMPT, **LONG}) as events:
+        next(events)
+        assert client.post("/pause?mode=keep").status == 200
+        failing = server.engine.call(fail)
+        *_, last, done = events
+    assert "KeyboardInterrupt" in str(failing.exception())
+    assert last["error"]["type"] == "InternalServerError"
+    assert done == "[DONE]"
+    assert client.get("/health").status == 503
+    assert client.complete("tiny", PROMPT).error["code"] == 503
+    assert client.post("/resume").error["code"] == 503
+
+
 def _shard(path: pathlib.Path) -> pathlib.Path:
     return max(path.glob("model-*.safetensors"))
 

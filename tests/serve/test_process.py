@@ -57,6 +57,7 @@ def test_what_the_command_refuses(tiny: Tiny, tmp_path: pathlib.Path, capsys: py
             ((str(tiny.base), "--port", "70000"), "--port"),
             ((str(tiny.base), "--max-loras", "0"), "--max-loras"),
             ((str(tiny.base), "--dtype", "int8"), "--dtype"),
+            ((str(tiny.base), "--port", "0", "--device", "abacus"), "--device cpu"),
             ((str(tiny.base), "--api-key-file", str(tmp_path / "none")), "none"),
             ((str(tiny.base), "--api-key-file", str(empty)), "holds no key"),
             ((str(tiny.base), "--host", "no.such.host.invalid"), "--host"),

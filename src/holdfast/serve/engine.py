@@ -189,10 +189,7 @@ class Engine:
         self._num_weights = len(versions)
 
     def swap(self, weights: Weights) -> None:
-        """From now on jobs start with these full weights. For `call`."""
-        for adapter in self.weights.installed:
-            if adapter.registered:
-                weights.install(adapter)
+        """From now on jobs start with these full weights, under which adapters come as they are asked for. For `call`."""
         self.weights = weights
         self._num_weights += 1
         self.collect()

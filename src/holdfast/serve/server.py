@@ -92,6 +92,7 @@ def open_server(config: Config) -> Server:
     Raises:
         UsageError: the directory holds no model that can be served.
     """
+    _check_device(config.device)
     hint = "MODEL_DIR is what save_pretrained wrote: config.json, model*.safetensors and the tokenizer's files"
     try:
         model_config = AutoConfig.from_pretrained(config.model, local_files_only=True)
@@ -102,6 +103,15 @@ def open_server(config: Config) -> Server:
         raise UsageError(f"{config.model} is not a model: {error}", code="not_a_model", hint=hint) from error
     except ApiError as error:
         raise UsageError(f"{config.model} can't be served: {error.message}", code="not_a_model", hint=hint) from error
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.empty(1, device=device).cpu()
+    except (RuntimeError, AssertionError) as error:  # torch asserts that it was built for the device
+        raise UsageError(
+            f"torch can't compute on --device {device}: {error}", code="no_device", hint="use --device cpu"
+        ) from error
 
 
 def _limits(config: Config, model_config: Any, texts: Texts) -> Limits:
