@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import PeftModel
 from transformers import AutoTokenizer, Qwen3ForCausalLM
 
 from tests.serve.conftest import Reference, Tiny
@@ -122,6 +123,36 @@ def test_logprobs_are_of_the_unchanged_distribution(client: Client, tiny: Tiny) 
     in_words = client.complete("tiny", prompt, logprobs=0, max_tokens=4).json["choices"][0]["logprobs"]
     lengths = [len(token) for token in in_words["tokens"]]
     assert in_words["text_offset"] == [sum(lengths[:place]) for place in range(4)]
+
+
+def test_logprobs_of_the_prompt(client: Client, tiny: Tiny, reference: Reference) -> None:
+    """As vLLM tells them: by token id, nothing for the first token; and the answer is the same as without."""
+    assert client.load("a", tiny.adapters[0]).status == 200
+    prompts, asked = [[259, 283, 328], [10], list(range(40, 60))], {"ignore_eos": True, "prompt_logprobs": 2}
+    choices = client.complete("a", prompts, **asked).json["choices"]
+    plain = Qwen3ForCausalLM.from_pretrained(tiny.base, dtype=torch.float32)
+    model = PeftModel.from_pretrained(plain, tiny.adapters[0]).eval()
+    for prompt, choice in zip(prompts, choices, strict=True):
+        assert choice["token_ids"] == reference(tiny.base, tiny.adapters[0], prompt)
+        told = choice["prompt_logprobs"]
+        assert len(told) == len(prompt)
+        assert told[0] is None
+        with torch.inference_mode():
+            expected = model(torch.tensor([prompt])).logits[0].log_softmax(-1)
+        for place, token in enumerate(prompt[1:]):
+            likeliest = expected[place].argsort(descending=True).tolist()
+            assert told[place + 1].keys() == {str(each) for each in (token, *likeliest[:2])}
+            for each, one in told[place + 1].items():
+                assert math.isclose(one["logprob"], expected[place, int(each)], abs_tol=1e-4)
+                assert one["rank"] == likeliest.index(int(each)) + 1
+    chat = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 1, "return_token_ids": True}
+    body = client.post("/v1/chat/completions", chat | {"prompt_logprobs": 0}).json
+    read, told = body["prompt_token_ids"], body["prompt_logprobs"]
+    assert [None if one is None else list(one) for one in told] == [None, *([str(token)] for token in read[1:])]
+    decode = AutoTokenizer.from_pretrained(tiny.base).decode
+    words = [one[str(token)]["decoded_token"] for one, token in zip(told[1:], read[1:], strict=True)]
+    assert words == [decode([token]) for token in read[1:]]
+    assert client.complete("a", [40]).json["choices"][0]["prompt_logprobs"] is None
 
 
 def test_streamed_and_whole_are_the_same(client: Client, tiny: Tiny) -> None:

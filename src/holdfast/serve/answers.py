@@ -25,6 +25,7 @@ class Gathered:
     text: str = ""
     token_ids: list[int] = dataclasses.field(default_factory=list)
     logprobs: list[tuple[Ranked, ...]] = dataclasses.field(default_factory=list)
+    prompt_logprobs: tuple[tuple[Ranked, ...], ...] | None = None
     finish_reason: FinishReason | None = None
     stop_reason: str | int | None = None
 
@@ -32,6 +33,8 @@ class Gathered:
         self.text += piece.text
         self.token_ids += piece.token_ids
         self.logprobs += piece.logprobs
+        if piece.prompt_logprobs is not None:
+            self.prompt_logprobs = piece.prompt_logprobs
         self.finish_reason = piece.finish_reason
         self.stop_reason = piece.stop_reason
 
@@ -98,6 +101,15 @@ class Answers:
         usage = self._usage(sum(len(each.token_ids) for each in gathered))
         return usage | {"prompt_tokens_details": None, "completion_tokens_details": None}
 
+    def _of_prompt(self, each: Gathered) -> list[dict[str, Any] | None] | None:
+        """By token id, for each token of the prompt; nothing stands before the first."""
+        if each.prompt_logprobs is None:
+            return None
+        return [None, *({str(one.token_id): self._scored(one) for one in ranked} for ranked in each.prompt_logprobs)]
+
+    def _scored(self, one: Ranked) -> dict[str, Any]:
+        return {"logprob": _finite(one.logprob), "rank": one.place, "decoded_token": self._texts.token(one.token_id)}
+
     def _token(self, token_id: int) -> str:
         return f"token_id:{token_id}" if self.wish.ids_for_tokens else self._texts.token(token_id)
 
@@ -123,7 +135,7 @@ class Completions(Answers):
             "finish_reason": each.finish_reason,
             "stop_reason": each.stop_reason,
             "token_ids": each.token_ids if self.wish.token_ids else None,
-            "prompt_logprobs": None,
+            "prompt_logprobs": self._of_prompt(each),
             "prompt_token_ids": self.wish.prompt_of(index) if self.wish.token_ids else None,
         }
 
@@ -167,7 +179,7 @@ class Chats(Answers):
                 "service_tier": None,
                 "system_fingerprint": fingerprint,
                 "usage": self._full_usage(gathered),
-                "prompt_logprobs": None,
+                "prompt_logprobs": self._of_prompt(gathered[0]),
                 "prompt_token_ids": self.wish.prompts[0] if self.wish.token_ids else None,
                 "kv_transfer_params": None,
             }

@@ -34,7 +34,6 @@ NEUTRAL: dict[str, tuple[object, ...]] = {
     "min_tokens": (None, 0),
     "presence_penalty": (None, 0),
     "prompt_embeds": (None,),
-    "prompt_logprobs": (None,),
     "repetition_penalty": (None, 1),
     "response_format": (None, {"type": "text"}),
     "structured_outputs": (None,),
@@ -69,6 +68,7 @@ class Common(msgspec.Struct, kw_only=True):
     min_p: float | None = None
     return_token_ids: bool | None = None
     return_tokens_as_token_ids: bool | None = None
+    prompt_logprobs: int | None = None
 
 
 class Completion(Common, kw_only=True):
@@ -197,7 +197,10 @@ def sampling(
         include_stop=body.include_stop_str_in_output,
         skip_special=body.skip_special_tokens,
         logprobs=logprobs,
+        prompt_logprobs=body.prompt_logprobs,
     )
+    if made.prompt_logprobs is not None and body.stream:
+        raise bad_value("`prompt_logprobs` are not available when `stream=True`.", "prompt_logprobs")
     _check(made, 1 if body.n is None else body.n)
     return made
 
@@ -234,18 +237,21 @@ def _check(made: Sampling, n: int) -> None:
         raise bad_value(f"min_p must be in [0, 1], got {made.min_p}.", "min_p", made.min_p)
     if made.seed is not None and not -(2**63) <= made.seed < 2**63:
         raise bad_value("seed must fit into 64 bits", "seed", made.seed)
-    if made.logprobs is not None and made.logprobs < 0:
-        raise bad_value("logprobs must be non-negative", "logprobs", made.logprobs)
-    if made.logprobs is not None and made.logprobs > LOGPROBS_MAX:
-        raise bad_value(
-            f"Requested sample logprobs of {made.logprobs}, which is greater than max allowed: {LOGPROBS_MAX}",
-            "logprobs",
-            made.logprobs,
-        )
+    _check_count(made.logprobs, "logprobs", "sample")
+    _check_count(made.prompt_logprobs, "prompt_logprobs", "prompt")
     if n < 1:
         raise bad_value(f"n must be at least 1, got {n}.")
     if n > 1 and made.temperature == 0.0:
         raise bad_value(f"n must be 1 when using greedy sampling, got {n}.")
+
+
+def _check_count(wanted: int | None, name: str, kind: str) -> None:
+    if wanted is not None and wanted < 0:
+        raise bad_value(f"{name} must be non-negative", name, wanted)
+    if wanted is not None and wanted > LOGPROBS_MAX:
+        raise bad_value(
+            f"Requested {kind} logprobs of {wanted}, which is greater than max allowed: {LOGPROBS_MAX}", name, wanted
+        )
 
 
 def prompts(value: str | list[Any] | None) -> list[str | list[int]]:

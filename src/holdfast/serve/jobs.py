@@ -21,7 +21,11 @@ FinishReason = Literal["stop", "length", "abort"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Piece:
-    """What one step added to a sequence. With a `finish_reason` it is the sequence's last one."""
+    """What one step added to a sequence. With a `finish_reason` it is the sequence's last one.
+
+    Attributes:
+        prompt_logprobs: with the first piece, if they are wanted: for each token of the prompt but the first.
+    """
 
     index: int
     text: str
@@ -29,6 +33,7 @@ class Piece:
     logprobs: tuple[tuple[Ranked, ...], ...]
     finish_reason: FinishReason | None = None
     stop_reason: str | int | None = None
+    prompt_logprobs: tuple[tuple[Ranked, ...], ...] | None = None
 
 
 class Sequence:
@@ -49,9 +54,7 @@ class Sequence:
 
     def step(self, weights: Weights, adapter: Adapter | None) -> Piece:
         """One more token. The first step reads the whole prompt."""
-        if self._cache is None:
-            self._cache = weights.new_cache()
-        logits = weights.logits(self._next, self._cache, adapter)
+        logits, read = self._read(weights, adapter)
         token = pick(logits, self._sampling, self._generator)
         self._next = [token]
         self.num_tokens += 1
@@ -67,7 +70,22 @@ class Sequence:
             logprobs=ranked,
             finish_reason=reason,
             stop_reason=cause,
+            prompt_logprobs=read,
         )
+
+    def _read(
+        self, weights: Weights, adapter: Adapter | None
+    ) -> tuple[torch.Tensor, tuple[tuple[Ranked, ...], ...] | None]:
+        """Next-token logits, and what the prompt's own tokens were worth, if this step reads the prompt."""
+        num_top = self._sampling.prompt_logprobs
+        if self._cache is not None:
+            return weights.logits(self._next, self._cache, adapter), None
+        self._cache = weights.new_cache()
+        if num_top is None:
+            return weights.logits(self._next, self._cache, adapter), None
+        logits = weights.all_logits(self.prompt, self._cache, adapter)
+        ranked = [rank(before, token, num_top) for before, token in zip(logits, self.prompt[1:], strict=False)]
+        return logits[-1], tuple(ranked)
 
     def _ranked(self, logits: torch.Tensor, token: int) -> tuple[tuple[Ranked, ...], ...]:
         num_top = self._sampling.logprobs

@@ -15,6 +15,7 @@ class Sampling:
 
     Attributes:
         logprobs: how many alternatives are told beside the chosen token; None: no log-probabilities at all.
+        prompt_logprobs: the same for the tokens of the prompt.
         stop_ids: tokens that end the sequence; the end-of-sequence tokens are among `eos_ids` instead.
     """
 
@@ -30,14 +31,20 @@ class Sampling:
     include_stop: bool = False
     skip_special: bool = True
     logprobs: int | None = None
+    prompt_logprobs: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Ranked:
-    """A token with its log-probability, natural logarithm, before temperature and cut-offs."""
+    """A token with its log-probability: natural logarithm, before temperature and cut-offs.
+
+    Attributes:
+        place: among all tokens; 1 is the likeliest.
+    ."""
 
     token_id: int
     logprob: float
+    place: int
 
 
 def generator_for(sampling: Sampling) -> torch.Generator | None:
@@ -80,4 +87,7 @@ def rank(logits: torch.Tensor, chosen: int, num_top: int) -> tuple[Ranked, ...]:
     """The chosen token first, then the `num_top` likeliest, each once."""
     logprobs = logits.log_softmax(dim=-1)
     top = logprobs.topk(min(num_top, len(logprobs))).indices.tolist() if num_top else []
-    return tuple(Ranked(token, float(logprobs[token])) for token in dict.fromkeys([chosen, *top]))
+    place = int((logprobs > logprobs[chosen]).sum()) + 1
+    ranked = [Ranked(chosen, float(logprobs[chosen]), place)]
+    ranked += [Ranked(token, float(logprobs[token]), at) for at, token in enumerate(top, 1) if token != chosen]
+    return tuple(ranked)

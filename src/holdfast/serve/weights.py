@@ -61,11 +61,20 @@ class Weights:
 
         One request at a time, in the shapes that `generate` uses, so that the figures are the same to the last bit.
         """
+        return self._forward(token_ids, cache, adapter, 1)[-1]
+
+    @torch.inference_mode()
+    def all_logits(self, token_ids: list[int], cache: DynamicCache, adapter: Adapter | None) -> torch.Tensor:
+        """As `logits`, after each of the `token_ids`: [T, V]."""
+        return self._forward(token_ids, cache, adapter, len(token_ids))
+
+    def _forward(self, token_ids: list[int], cache: DynamicCache, adapter: Adapter | None, keep: int) -> torch.Tensor:
+        """The logits after each of the last `keep` tokens: [keep, V]."""
         self._activate(adapter)
         ids = torch.tensor([token_ids], dtype=torch.long, device=self._device)
-        more = {"logits_to_keep": 1} if self._last_only else {}
+        more = {"logits_to_keep": keep} if self._last_only else {}
         out = self._model(input_ids=ids, past_key_values=cache, use_cache=True, **more)
-        logits: torch.Tensor = out.logits[0, -1].to(device="cpu", dtype=torch.float32)
+        logits: torch.Tensor = out.logits[0, -keep:].to(device="cpu", dtype=torch.float32)
         return logits
 
     def _activate(self, adapter: Adapter | None) -> None:
