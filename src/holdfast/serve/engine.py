@@ -189,7 +189,7 @@ class Engine:
         self._num_weights = len(versions)
 
     def swap(self, weights: Weights) -> None:
-        """From now on jobs start with these full weights, under which adapters come as they are asked for. For `call`."""
+        """From now on jobs start with these full weights; adapters come under them as they are used. For `call`."""
         self.weights = weights
         self._num_weights += 1
         self.collect()
