@@ -40,7 +40,7 @@ class Ranked:
 
     Attributes:
         place: among all tokens; 1 is the likeliest.
-    ."""
+    """
 
     token_id: int
     logprob: float
