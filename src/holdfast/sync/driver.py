@@ -213,7 +213,8 @@ class Driver:
             if version is None:
                 continue
             place = feed.place(version)
-            ours = place is not None and self._config.mapped(place) == path
+            # A server that lists no paths (Dynamo's workers) is believed: the name was never used for other bytes.
+            ours = place is not None and path in ("", self._config.mapped(place))
             loaded[name] = version if ours else None
         prefix = f"{policy.adapter}-"
         busy = {parse_version(name.removeprefix(prefix)) for name in sight.busy if name.startswith(prefix)} - {None}
