@@ -59,14 +59,12 @@ def _syncing(channel: pathlib.Path, stage: pathlib.Path, *words: str) -> Iterato
         "--name",
         "bench",
     ]
-    process = subprocess.Popen([*command, "--listen", "127.0.0.1:0", *words], stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
+    process = subprocess.Popen(
+        [*command, "--listen", "127.0.0.1:0", *words], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    assert process.stdout is not None
     try:
-        for line in process.stderr:
-            if "listening on" in line:
-                break
-        threading.Thread(target=process.stderr.read, daemon=True).start()
-        yield process, line.split()[-1]
+        yield process, process.stdout.readline().split()[-1]
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(30)

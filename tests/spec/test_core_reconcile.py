@@ -101,6 +101,13 @@ class Sim:
         self.now_s += seconds
 
 
+class Once(dict[type, tuple[Reaction, str]]):
+    """Failures that happen once."""
+
+    def get(self, key: type, default: Any = None) -> Any:
+        return self.pop(key, default)
+
+
 def test_a_version_is_loaded_under_a_fresh_name_proved_then_acknowledged() -> None:
     sim = Sim()
     sim.want(V1)
@@ -313,6 +320,37 @@ def test_weights_that_failed_half_way_are_never_resumed() -> None:
     assert sim.state.serving == V1
 
 
+def test_what_was_served_before_stays_at_hand_until_something_else_is() -> None:
+    sim = Sim(WEIGHTS)
+    sim.want(V1)
+    sim.run()
+    sim.want(V2)
+    sim.fails[Reload] = (Reaction.NEXT_VERSION, "shape mismatch")
+    sim.run()
+    for _ in range(3):
+        sim.later(100.0)
+        sim.run()
+        assert V1 in sim.state.needs
+
+
+def test_a_route_that_is_switched_off_quarantines_nobody() -> None:
+    sim = Sim(WEIGHTS)
+    sim.want(V1)
+    sim.fails[Reload] = (Reaction.FIX_SETUP, "set VLLM_SERVER_DEV_MODE=1")
+    sim.run()
+    assert (sim.state.status, sim.state.refused) == (Status.LAGGING, frozenset())
+
+
+def test_a_stable_name_goes_back_rather_than_hold_requests_for_somebody_to_mend_the_set_up() -> None:
+    sim = Sim(STABLE)
+    sim.want(V1)
+    sim.run()
+    sim.want(V2)
+    sim.fails = Once({Load: (Reaction.FIX_SETUP, "the server may not read it")})
+    sim.run()
+    assert (sim.world["loaded"], sim.world["paused"], sim.state.serving) == ({"policy": V1}, False, V1)
+
+
 def test_a_server_that_died_while_it_loaded_is_given_the_same_version_again() -> None:
     sim = Sim(WEIGHTS)
     sim.want(V1)
@@ -340,11 +378,6 @@ def test_a_stable_name_goes_back_when_the_canary_fails() -> None:
     sim.want(V1)
     sim.run()
     sim.want(V2)
-
-    class Once(dict[type, tuple[Reaction, str]]):
-        def get(self, key: type, default: Any = None) -> Any:
-            return self.pop(key, default)
-
     sim.fails = Once({Canary: (Reaction.NEXT_VERSION, "another completion")})
     sim.run()
     assert sim.world["loaded"] == {"policy": V1}

@@ -73,8 +73,8 @@ class Copies:
         used = sum(path.lstat().st_size for name in names for path in (place / name).rglob("*"))
         if used + num_bytes > self._bytes_max:
             raise UnavailableError(
-                f"{place}: {num_bytes:,} bytes more than the {used:,} of {', '.join(names) or 'nothing'} are too much for "
-                f"the limit of {self._bytes_max:,}",
+                f"{place}: {num_bytes:,} bytes more than the {used:,} of {', '.join(names) or 'nothing'} are too much "
+                f"for the limit of {self._bytes_max:,}",
                 code="stage_full",
                 hint="what is served stays; raise the limit, or keep fewer versions on the servers",
             )

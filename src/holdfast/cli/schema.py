@@ -139,3 +139,10 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True):
 
     url: str
     model: str
+
+
+class Syncing(msgspec.Struct, frozen=True):
+    """What `sync` says when it has begun: where its own HTTP is (null: it has none), and its name in the channels."""
+
+    url: str | None
+    name: str

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import pathlib
+import sys
 import threading
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -12,7 +13,8 @@ import msgspec
 from cyclopts import Parameter
 
 from holdfast.cli.options import Flag
-from holdfast.cli.output import DONE, FAILED
+from holdfast.cli.output import DONE, FAILED, to_json
+from holdfast.cli.schema import Syncing
 from holdfast.errors import UsageError
 from holdfast.sync.config import (
     ChannelConfig,
@@ -27,7 +29,7 @@ from holdfast.sync.process import Sync
 logger = logging.getLogger("holdfast.sync")
 
 LOOK_S = 0.5
-Many = Annotated[tuple[str, ...], Parameter(consume_multiple=False)]
+Many = Annotated[tuple[str, ...], Parameter(consume_multiple=False, negative="", show_default=False)]
 
 
 @Parameter(name="*")
@@ -137,6 +139,8 @@ class Process:
     "A URL that is told after each change."
     config: pathlib.Path | None = None
     "A TOML file that says all of this instead."
+    json: Flag = False
+    "Print the line on stdout as JSON; errors too."
 
 
 SERVERS, CHANNELS, PROCESS = Servers(), Channels(), Process()
@@ -156,10 +160,10 @@ def sync(
         channels: channels' directories, or quoted patterns of channels that come and go ('runs/*/weights').
     """
     if process.config is None:
-        return run(check_config(_told(channels, servers, follow, process)))
+        return run(check_config(_told(channels, servers, follow, process)), as_json=process.json)
     if channels or servers.url:
         raise UsageError("--config says it all", code="usage", hint="give flags or --config, not both")
-    return run(load_config(process.config))
+    return run(load_config(process.config), as_json=process.json)
 
 
 def _told(channels: tuple[str, ...], servers: Servers, follow: Channels, process: Process) -> SyncConfig:
@@ -183,14 +187,16 @@ def _told(channels: tuple[str, ...], servers: Servers, follow: Channels, process
     return config if process.name is None else msgspec.structs.replace(config, name=process.name)
 
 
-def run(config: SyncConfig) -> int:
-    """Run until a signal, or until there is nothing left to do."""
+def run(config: SyncConfig, *, as_json: bool = False) -> int:
+    """Run until a signal, or until there is nothing left to do. Says on stdout where its own HTTP is."""
     logging.getLogger("holdfast.sync").setLevel(logging.INFO)
     process = Sync(config)
     try:
         process.start()
-        if process.api is not None:
-            logger.info("listening on %s", process.api.url)
+        url = process.api.url if process.api is not None else None
+        sys.stdout.write((to_json(Syncing(url=url, name=config.name)) if as_json else f"listening on {url}") + "\n")
+        sys.stdout.flush()
+        logger.info("listening on %s", url or "nothing")
         never = threading.Event()
         while not process.failed:
             never.wait(LOOK_S)

@@ -156,15 +156,17 @@ def _remember(state: Server, world: World, now_s: float, policy: Policy) -> Serv
         since_s.setdefault(version, now_s)
     draining = frozenset(version for version in off if _reads(version, world, now_s - since_s[version], policy))
     previous = state.serving if lost else state.previous
+    serving = None if lost else state.serving
+    spare = previous if serving is None and not world.retired else None  # to go back to
     return msgspec.structs.replace(
         state,
         status=Status.LAGGING if state.status in (Status.UNKNOWN, Status.GONE) else state.status,
-        serving=None if lost else state.serving,
+        serving=serving,
         previous=previous,
         proved=state.proved & (here | {stands}),
         since_s=since_s,
         draining=draining,
-        needs=here | draining | (frozenset({world.desired, state.serving, previous if lost else None}) - {None}),
+        needs=here | draining | (frozenset({world.desired, serving, spare}) - {None}),
     )
 
 
@@ -338,14 +340,15 @@ def _done(state: Server, action: Action, now_s: float) -> Server:
 def _failed(state: Server, action: Action, reaction: Reaction, reason: str, now_s: float, policy: Policy) -> Server:
     state = msgspec.structs.replace(state, todo=())
     version = getattr(action, "version", None)
-    if reaction is Reaction.QUARANTINE or isinstance(action, Reload):
+    if reaction is Reaction.QUARANTINE or (isinstance(action, Reload) and reaction is not Reaction.FIX_SETUP):
         return _quarantined(state, version, reaction, reason, policy)
-    if reaction is Reaction.FIX_SETUP:
+    swapping = policy.way is Way.STABLE and isinstance(action, Load)  # requests are held back: go on, or go back
+    if reaction is Reaction.FIX_SETUP and not swapping:
         waits = msgspec.structs.replace(state, not_before_s=now_s + SETUP_PAUSE_S)
         return _say(waits, Status.LAGGING, reason)
     about = version if isinstance(action, Load | Canary) else None
     failures = state.failures + 1 if state.trying == about else 1
-    if about is not None and (reaction is Reaction.NEXT_VERSION or failures >= policy.tries):
+    if about is not None and (reaction in (Reaction.NEXT_VERSION, Reaction.FIX_SETUP) or failures >= policy.tries):
         return _refuse(state, about, reason)
     later = msgspec.structs.replace(state, failures=failures, trying=about, not_before_s=now_s + _pause_s(failures))
     return _say(later, Status.LAGGING, reason)

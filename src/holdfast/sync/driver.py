@@ -123,6 +123,8 @@ class Driver:
         for _ in range(ACTIONS_MAX):
             if self._stopping.is_set():
                 return 0.0
+            if self._swapping(feed):
+                return reconcile.PAUSE_S_MIN
             event = self._look(feed, policy)
             if event is None:
                 return reconcile.PAUSE_S_MIN
@@ -131,6 +133,11 @@ class Driver:
                     return effect.wait_s
                 self._step(feed, policy, self._act(feed, policy, effect))
         return 0.0
+
+    def _swapping(self, feed: Feed) -> bool:
+        """Whether another channel is being swapped in place: the server is paused for it, and not to be resumed yet."""
+        with self._lock:
+            return any(state.changing for other, state in self._states.items() if other is not feed)
 
     def _step(self, feed: Feed, policy: Policy, event: reconcile.Event) -> tuple[Action | Idle, ...]:
         with self._lock:
