@@ -97,7 +97,13 @@ class Scene:
             one if isinstance(one, ServerConfig) else ServerConfig(url=one.url, **{"linger_s": 0.2, **each})
             for one in servers
         )
-        chosen: dict[str, Any] = {"name": "sync", "stage": str(self.stage), "listen": "127.0.0.1:0", "lease_s": 20.0}
+        chosen: dict[str, Any] = {
+            "name": "sync",
+            "stage": str(self.stage),
+            "listen": "127.0.0.1:0",
+            "lease_s": 20.0,
+            "discover_s": 0.1,
+        }
         return check_config(SyncConfig(channels=channels, servers=settings, **(chosen | options)))
 
     def sync(self, *servers: Any, **options: Any) -> Running:

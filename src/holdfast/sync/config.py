@@ -121,6 +121,7 @@ class SyncConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         drive: "auto": the newest version, at once. "manual": what is applied by POST /apply.
         listen: HOST:PORT of the own HTTP; None: none.
         token_file: a file with the token that callers of the own HTTP must have.
+        discover_s: time between two looks for channels that come and go (seconds).
         retire_s: for how long a discovered channel must be gone before it counts as ended (seconds).
         visibility_bound_s, lease_s, patience_s: as for a consumer.
     """
@@ -136,6 +137,7 @@ class SyncConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     listen: str | None = "127.0.0.1:8600"
     token_file: str | None = None
     hooks: HooksConfig = HooksConfig()
+    discover_s: float = 2.0
     retire_s: float = 60.0
     visibility_bound_s: float | None = None
     lease_s: float | None = None

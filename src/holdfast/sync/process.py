@@ -21,7 +21,6 @@ from holdfast.sync.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
-DISCOVER_S = 2.0
 _GOOD = ("ready", "updating")
 
 
@@ -126,7 +125,7 @@ class Sync:
                     logger.info("%s has ended", path)
                     self._feeds[path].retire()
             self._bury()
-            self._stopping.wait(DISCOVER_S)
+            self._stopping.wait(self._config.discover_s)
 
     def _add(self, found: Found) -> None:
         taken = {feed.adapter: feed.path for feed in self._followed()}
