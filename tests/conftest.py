@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pathlib
 from collections.abc import Iterator
+from contextlib import suppress
 
 import hypothesis
 import pytest
@@ -36,7 +37,10 @@ def _live_children() -> list[str]:
     tasks = pathlib.Path("/proc/self/task")
     if not tasks.exists():
         return []
-    pids = {pid for task in tasks.iterdir() for pid in (task / "children").read_text().split()}
+    pids: set[str] = set()
+    for task in tasks.iterdir():
+        with suppress(FileNotFoundError, ProcessLookupError):  # a thread that ends just now
+            pids.update((task / "children").read_text().split())
     commands = []
     for pid in sorted(pids):
         try:
