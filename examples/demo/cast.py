@@ -67,10 +67,6 @@ class Process:
     def said(self, event: str = "") -> list[Said]:
         return [said for said in self._report.said() if event in ("", said.event)]
 
-    def used(self, cycle: int, step: int) -> list[Said]:
-        """The versions of this cycle, at this step or later, that it has loaded."""
-        return [said for said in self.said("used") if said.cycle == cycle and said.step >= step]
-
 
 class Cast:
     """All processes of one run of the demo."""
@@ -93,6 +89,13 @@ class Cast:
     def may_fail(self, process: Process) -> None:
         """From now on this one may end otherwise than with code 0."""
         self._doomed.add(process.name)
+
+    def terminate(self, *processes: Process) -> None:
+        """Ask these to end, and wait until they have."""
+        for process in processes:
+            process.signal(signal.SIGTERM)
+        names = " and ".join(process.name for process in processes)
+        self.wait_for(f"{names} to end", lambda: all(process.code is not None for process in processes))
 
     def end_all(self) -> None:
         for process in self.all.values():

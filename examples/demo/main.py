@@ -3,14 +3,16 @@
     make demo                                     or: python -m examples.demo.main [--keep DIRECTORY] [--quick]
 
 A trainer teaches a small language model's adapter to write like the documentation of Python's own library, and
-publishes it every few steps. Two inference processes load each version while the training runs, one in place, one from
-verified copies. Meanwhile
+publishes it every few steps. There are two inference hosts. On each, `holdfast serve` answers over HTTP, `holdfast
+sync` brings it the versions while the training runs, on one host in place, on the other from verified copies, and a
+client measures each version that is served. Meanwhile
 
   1. trainer 1 is killed (-9) in the middle of a publish. Trainer 2 resumes from the last checkpoint, which is older
-     than the newest version: a rewind, which both inference processes are told of;
-  2. inference-a is frozen while trainer 2 publishes version after version and keeps only the newest;
+     than the newest version: a rewind, which both servers follow;
+  2. the host of inference-a is frozen while trainer 2 publishes version after version and keeps only the newest;
   3. trainer 2 is frozen in the middle of a publish and replaced by trainer 3; then it wakes up, a zombie, and goes on;
-  4. a bit flips in the newest version, and a server that comes late looks for something to load.
+  4. sync is ended, and the servers go on without it;
+  5. a bit flips in the newest version, and a host that comes late looks for something to load.
 
 The exit code is 0 only if every claim of the last table held.
 """
@@ -32,7 +34,8 @@ from types import FrameType
 import holdfast
 from examples.demo import report
 from examples.demo.cast import LIMIT_S, Cast, DemoFailed, Process
-from examples.demo.plan import QUICK, Places, Plan
+from examples.demo.host import Host, start_hosts
+from examples.demo.plan import QUICK, SERVERS, Places, Plan
 
 WEIGHTS = "adapter_model.safetensors"
 
@@ -52,55 +55,56 @@ class Demo:
         steps = f"{plan.warm_up_steps} steps on the documentation strings of Python {platform.python_version()}"
         self.cast.say(f"a base model is made ({steps})")
         self.channel.open(create=True)
-        start("base", "model")
-        a = start("inference-a", "inference", "inference-a", "in-place")
-        b = start("inference-b", "inference", "inference-b", "staged")
+        base = start("base", "model")
         first = start("trainer-1", "trainer", 1, plan.kill_at)
-        self.cast.wait_for("both servers to be ready", lambda: a.said("ready") and b.said("ready"))
+        self.cast.wait_for("the base model", lambda: base.code == 0)
+        a, b = start_hosts(self.cast, {SERVERS[0]: "off", SERVERS[1]: self.places.stage})
         self.places.servers_ready.touch()
         self.kill_in_the_middle(first, a, b)
-        second = start("trainer-2", "trainer", 2, plan.zombie_at)
-        self.freeze_a_server(second, a, b)
+        second = start("trainer-2", "trainer", 2, plan.zombie_at, plan.freeze_at)
+        self.freeze_a_host(second, a, b)
         third = start("trainer-3", "trainer", 3)
         self.wake_the_zombie(second, a, b)
-        self.cast.wait_for("the end", lambda: all(process.code is not None for process in (third, a, b)))
+        self.cast.wait_for("the end", lambda: all(each.code is not None for each in (third, a.client, b.client)))
+        self.end_sync_before_its_server(a, b)
         self.come_late(third)
         self.look_around()
 
-    def kill_in_the_middle(self, trainer: Process, a: Process, b: Process) -> None:
+    def kill_in_the_middle(self, trainer: Process, a: Host, b: Host) -> None:
         cast, step = self.cast, self.plan.kill_at
         last = step - self.plan.publish_every
         cast.wait_for("trainer 1 to stand in the middle of a publish", trainer.is_stopped)
-        cast.wait_for("both servers to use its last version", lambda: a.used(1, last) and b.used(1, last))
+        cast.wait_for("both servers to serve its last version", lambda: a.used(1, last) and b.used(1, last))
         self.witnessed.torn = self._staged(1)
         cast.say(f"trainer-1 stands in the middle of publishing step {step}; so far: {self.witnessed.torn}")
         cast.say("trainer-1 is killed (-9)")
         cast.may_fail(trainer)
         trainer.end()
 
-    def freeze_a_server(self, trainer: Process, a: Process, b: Process) -> None:
-        cast, last = self.cast, self.plan.zombie_at - self.plan.publish_every
-        cast.wait_for("inference-a to follow trainer 2", lambda: a.used(2, self.plan.freeze_after))
-        a.signal(signal.SIGSTOP)
-        cast.wait_for("inference-a to be frozen", a.is_stopped)
+    def freeze_a_host(self, trainer: Process, a: Host, b: Host) -> None:
+        cast, before = self.cast, self.plan.freeze_at - self.plan.publish_every
+        last = self.plan.zombie_at - self.plan.publish_every
+        cast.wait_for("inference-a to follow trainer 2", lambda: a.used(2, before))
+        a.freeze()
         began_s, holds = time.monotonic(), self._holds(a.name)
-        cast.say(f"inference-a is frozen; it holds {report.names(holds)}")
+        cast.say(f"the host of {a.name} is frozen; it holds {report.names(holds)}")
+        self.places.host_frozen.touch()
         cast.wait_for("trainer 2 to stand in the middle of a publish", trainer.is_stopped)
-        cast.wait_for("inference-b to use its last version", lambda: b.used(2, last))
+        cast.wait_for("inference-b to serve its last version", lambda: b.used(2, last))
         there = self._there()
         meanwhile = {said.version for said in trainer.said("published") if said.at_s > began_s}
         self.witnessed.frozen_s = time.monotonic() - began_s
         self.witnessed.frozen_holds = {version: version in there for version in holds}
         self.witnessed.frozen_published = len(meanwhile)
         self.witnessed.frozen_swept = len(meanwhile - there)
-        a.signal(signal.SIGCONT)
         cast.say(
-            f"inference-a is woken after {self.witnessed.frozen_s:.0f} s; {len(meanwhile)} versions were published and "
-            f"{len(meanwhile - there)} of these swept again"
+            f"the host of {a.name} is woken after {self.witnessed.frozen_s:.0f} s; {len(meanwhile)} versions were "
+            f"published and {len(meanwhile - there)} of these swept again"
         )
-        cast.wait_for("inference-a to go on", lambda: a.used(2, last) and (a.said("woke") or a.said("lost")))
+        a.wake()
+        cast.wait_for("inference-a to go on", lambda: a.used(2, last))
 
-    def wake_the_zombie(self, zombie: Process, a: Process, b: Process) -> None:
+    def wake_the_zombie(self, zombie: Process, a: Host, b: Host) -> None:
         cast = self.cast
         cast.say(f"trainer-2 is frozen in the middle of publishing step {self.plan.zombie_at}; trainer-3 takes over")
         cast.wait_for("both servers to follow trainer 3", lambda: a.used(3, 0) and b.used(3, 0))
@@ -109,12 +113,19 @@ class Demo:
         zombie.signal(signal.SIGCONT)
         cast.wait_for("the zombie to end", lambda: zombie.code is not None)
 
+    def end_sync_before_its_server(self, a: Host, b: Host) -> None:
+        """Whoever updates the sync process of a host in production leaves its server as it is."""
+        self.cast.terminate(a.sync, b.sync)
+        self.cast.say("sync has ended on both hosts; the servers are asked once more")
+        self.witnessed.served_alone = {host.name: host.serves_as_before() for host in (a, b)}
+        self.cast.terminate(a.server, b.server)
+
     def come_late(self, trainer: Process) -> None:
-        """A bit flips in the newest version; a server that comes late refuses it, and is given the one before."""
+        """A bit flips in the newest version; a host that comes late refuses it, and is given the one before."""
         newest = trainer.said("published")[-1].version
         late = self.channel.consumer("latecomer", stage=self.places.stage, patience_s=1.0)
         with _a_wrong_bit(self.places.channel / "versions" / newest / WEIGHTS), late:
-            self.cast.say(f"a bit flips in {report.names([newest])}, and a server comes late")
+            self.cast.say(f"a bit flips in {report.names([newest])}, and a host comes late")
             self.witnessed.late_given = str(late.take(timeout_s=LIMIT_S) or "")
             seen = self.channel.observer().consumers()
             records = [each.record for life, each in seen.items() if life.name == "latecomer" and each.record]

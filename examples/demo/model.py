@@ -1,26 +1,26 @@
-"""The language model: a small Llama that is warmed up a little, its adapter, its loss on held-out text, completions.
+"""The language model: a small Llama that is warmed up a little, its adapter, and its loss on held-out text.
 
-As a process of its own it makes the base model, which the trainer and both inference processes load.
+As a process of its own it makes the base model, which the trainer and both model servers load.
 """
 
 from __future__ import annotations
 
+import json
 import pathlib
 import warnings
 from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from tokenizers import Tokenizer
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from examples.demo.plan import Places, Plan
-from examples.demo.text import documents, encode, train_tokenizer
+from examples.demo.plan import HELD_OUT, Places, Plan
+from examples.demo.text import END, documents, encode, train_tokenizer
 
-HELD_OUT = 60  # documents that are never trained on
+TRAIN = "train.pt"  # token ids
+NUM_HELD_OUT = 60  # documents that are never trained on
 HELD_ROWS = 8
 HELD_CONTEXT = 128
-PROMPTS = ("Return the", "Return True if", "Return a list of")
 LEARNING_RATE = 5e-3
 WARM_UP_RATE = 3e-3
 # The embeddings too: this base has seen so little that the adapter has to teach it words.
@@ -34,10 +34,8 @@ class Texts:
     """The token ids: `train` [N], `held_out` [HELD_ROWS, HELD_CONTEXT]."""
 
     def __init__(self, directory: pathlib.Path) -> None:
-        self.tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
-        tokens = torch.load(directory / "tokens.pt", weights_only=True)
-        self.train: torch.Tensor = tokens["train"]
-        self.held_out: torch.Tensor = tokens["held_out"]
+        self.train: torch.Tensor = torch.load(directory / TRAIN, weights_only=True)
+        self.held_out = torch.tensor(json.loads((directory / HELD_OUT).read_text()))
 
     def batch(self, plan: Plan, step: int) -> torch.Tensor:
         """[batch, context] token ids; the same for the same step, whichever trainer asks."""
@@ -52,10 +50,11 @@ def make_base(directory: pathlib.Path, plan: Plan) -> None:
     making.mkdir()
     texts = documents(plan.characters)
     tokenizer = train_tokenizer(texts, plan.vocabulary)
-    tokenizer.save(str(making / "tokenizer.json"))
-    held_out = torch.tensor(encode(tokenizer, texts[:HELD_OUT]))[: HELD_ROWS * HELD_CONTEXT]
-    train = torch.tensor(encode(tokenizer, texts[HELD_OUT:]))
-    torch.save({"train": train, "held_out": held_out.view(HELD_ROWS, HELD_CONTEXT)}, making / "tokens.pt")
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END).save_pretrained(making)
+    held_out = encode(tokenizer, texts[:NUM_HELD_OUT])
+    rows = [held_out[row * HELD_CONTEXT : (row + 1) * HELD_CONTEXT] for row in range(HELD_ROWS)]
+    (making / HELD_OUT).write_text(json.dumps(rows))
+    torch.save(torch.tensor(encode(tokenizer, texts[NUM_HELD_OUT:])), making / TRAIN)
     torch.manual_seed(0)
     model = LlamaForCausalLM(
         LlamaConfig(
@@ -117,22 +116,6 @@ def held_out_loss(model: Any, texts: Texts) -> float:
     """Nats per token on text that nothing was trained on."""
     model.eval()
     return float(model(texts.held_out, labels=texts.held_out).loss)
-
-
-@torch.no_grad()
-def complete(model: Any, texts: Texts, prompt: str, num_tokens: int = 16) -> str:
-    """`prompt` and what the model makes of it, the likeliest token each time."""
-    model.eval()
-    tokens = torch.tensor([texts.tokenizer.encode(prompt).ids])
-    longer = model.generate(
-        input_ids=tokens,
-        attention_mask=torch.ones_like(tokens),
-        max_new_tokens=num_tokens,
-        do_sample=False,
-        repetition_penalty=1.2,
-        pad_token_id=0,
-    )
-    return str(texts.tokenizer.decode(longer[0].tolist()))
 
 
 def quietly() -> None:

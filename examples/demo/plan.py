@@ -11,6 +11,7 @@ import holdfast
 JOB = "demo"
 TRAINERS = ("trainer-1", "trainer-2", "trainer-3")
 SERVERS = ("inference-a", "inference-b")
+HELD_OUT = "held_out.json"  # beside the base model: rows of token ids that nothing is trained on
 FENCED = 4  # exit code of a trainer that was told that it was replaced
 
 
@@ -21,7 +22,7 @@ class Plan:
     Attributes:
         kill_at: the first trainer is killed in the middle of publishing this step.
         zombie_at: the second trainer is frozen in the middle of publishing this step, replaced, and woken.
-        freeze_after: from this step of the second trainer on, inference-a is frozen until `zombie_at`.
+        freeze_at: before the second trainer publishes this step, inference-a's host is frozen, until `zombie_at`.
         fall: by how much (nats per token) the held-out loss has to fall from the first version to the last.
     """
 
@@ -38,7 +39,7 @@ class Plan:
     checkpoint_every: int = 60
     kill_at: int = 100
     zombie_at: int = 220
-    freeze_after: int = 100
+    freeze_at: int = 100
     fall: float = 1.0
 
     def __post_init__(self) -> None:
@@ -67,7 +68,7 @@ QUICK = Plan(
     checkpoint_every=12,
     kill_at=20,
     zombie_at=80,
-    freeze_after=20,
+    freeze_at=24,
     fall=0.1,
 )
 
@@ -83,13 +84,22 @@ class Places:
         return self.root / "channel"
 
     @property
+    def events(self) -> pathlib.Path:
+        return self.channel / "events"
+
+    @property
     def base(self) -> pathlib.Path:
         return self.root / "base"
 
     @property
     def servers_ready(self) -> pathlib.Path:
-        """Made by main once both inference processes wait for versions; the trainer begins then."""
+        """Made by main once both hosts wait for versions; the trainer begins then."""
         return self.root / "servers-ready"
+
+    @property
+    def host_frozen(self) -> pathlib.Path:
+        """Made by main once it has frozen the host of inference-a."""
+        return self.root / "host-frozen"
 
     @property
     def checkpoints(self) -> pathlib.Path:

@@ -1,6 +1,6 @@
 """What every process of the demo has in common: it reports what it did, and it never outlives the demo.
 
-python -m examples.demo.process model|trainer|inference ROOT …
+python -m examples.demo.process model|trainer|inference|command ROOT …
 """
 
 from __future__ import annotations
@@ -25,10 +25,12 @@ class Said(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     step: int = -1
     cycle: int = 0
     loss: float = 0.0
-    rewound_from: str = ""
-    path: str = ""
+    url: str = ""
+    model: str = ""
     reason: str = ""
+    answers: int = 0
     completions: tuple[str, ...] = ()
+    made_by: tuple[str, ...] = ()  # fingerprints of the weights
 
 
 class Reporter:

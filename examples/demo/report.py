@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -12,6 +13,7 @@ from examples.demo.process import Report, Said
 from holdfast.channel.events import Event, read_events
 
 SAME_LOSS = 1e-3
+REWOUND = "rewound from "
 
 
 @dataclasses.dataclass
@@ -25,6 +27,7 @@ class Witnessed:
     frozen_swept: int = 0
     late_refused: dict[str, str] = dataclasses.field(default_factory=dict)
     late_given: str = ""
+    served_alone: dict[str, str] = dataclasses.field(default_factory=dict)  # client -> version, after sync has ended
     left: dict[str, str] = dataclasses.field(default_factory=dict)  # version -> why it stays
     garbage: str = ""
     codes: dict[str, int | None] = dataclasses.field(default_factory=dict)
@@ -42,16 +45,15 @@ def spoken(said: Said) -> str:
             begins = f"starts from {names([said.version])}" if said.version else "starts from nothing"
             return f"publishes as cycle {said.cycle} and {begins}"
         case "used":
-            rewound = f"   REWOUND from {names([said.rewound_from])}" if said.rewound_from else ""
-            return f"uses {names([said.version])}: held-out loss {said.loss:.3f}{rewound}"
+            return f"is served {names([said.version])}: held-out loss {said.loss:.3f}"
         case "woke":
-            return f"reads what it held when it was frozen again: {names([said.version])}, loss {said.loss:.3f}"
+            return f"has its server read what it held when frozen again: {names([said.version])}, loss {said.loss:.3f}"
         case "fenced":
             return f"is refused: {said.reason}"
-        case "lost":
-            return f"was frozen for longer than its lease, and lost {names([said.version])}"
+        case "refused":
+            return f"asked for {names([said.version])} and was refused: {said.reason}"
         case "ended":
-            return f"has used the last version, and ends; {said.reason}"
+            return f"has measured the last version, and ends after {said.answers} answers"
     return ""
 
 
@@ -61,7 +63,7 @@ class Story:
     def __init__(self, places: Places) -> None:
         self.said = {name: Report(places.report(name)).said() for name in (*TRAINERS, *SERVERS)}
         self.events: dict[str, list[Event]] = defaultdict(list)
-        files = (places.channel / "events").glob("*.jsonl")
+        files = places.events.glob("*.jsonl")
         for event in sorted((event for path in files for event in read_events(path)), key=lambda event: event.time):
             self.events[event.event].append(event)
 
@@ -74,6 +76,11 @@ class Story:
 
     def losses(self, process: str) -> dict[str, float]:
         return {said.version: said.loss for said in self.of(process, "used")}
+
+    def rewinds(self, process: str) -> list[Event]:
+        """What the sync process of this client's host was told of rewinds."""
+        given = self.events["given"]
+        return [e for e in given if e.process == f"consumer-{process}" and e.reason.startswith(REWOUND)]
 
 
 def conclude(places: Places, plan: Plan, witnessed: Witnessed, took_s: float) -> int:
@@ -99,27 +106,27 @@ def _print_versions(story: Story, witnessed: Witnessed) -> None:
         fate = fates.get(said.version, witnessed.left.get(said.version, ""))
         cells = "".join(f"{each[said.version]:14.3f}" if said.version in each else f"{'–':>14}" for each in losses)
         print(f"{said.cycle:6}{said.step:7}{cells}   {fate}")
-    print("–: not used, since a newer one was there already when the process looked")
+    print("–: not measured, since a newer one was served already when the client looked")
 
 
 def _print_incidents(story: Story, witnessed: Witnessed, plan: Plan) -> None:
     published = story.published()
     swept = {event.version for event in story.events["swept"]}
     used = {said.version for name in SERVERS for said in story.of(name, "used")}
-    print(f"\n{len(published)} published, {len(used)} used, {len(swept)} swept, {len(witnessed.left)} left\n")
+    print(f"\n{len(published)} published, {len(used)} measured, {len(swept)} swept, {len(witnessed.left)} left\n")
     for event in story.events["claimed"]:
         print(f"claimed     cycle {event.fields.get('cycle')}: {event.reason}")
     for name in SERVERS:
-        for said in story.of(name, "used"):
-            if said.rewound_from:
-                print(f"rewound     {name} from {names([said.rewound_from])} to {names([said.version])}")
+        for event in story.rewinds(name):
+            before = event.reason.removeprefix(REWOUND)
+            print(f"rewound     {name} from {names([before])} to {names([event.version])}")
     for event in story.events["garbage"]:
         print(f"swept       unfinished publishes: {', '.join(event.fields.get('names', ()))}")
     for name in TRAINERS:
         for said in story.of(name, "fenced"):
             print(f"refused     step {plan.zombie_at} of {name}: {said.reason}")
     for version, reason in witnessed.late_refused.items():
-        print(f"refused     {names([version])} by the server that came late: {reason}")
+        print(f"refused     {names([version])} by the host that came late: {reason}")
 
 
 def _print_completions(story: Story) -> None:
@@ -134,15 +141,19 @@ def _claims(story: Story, witnessed: Witnessed, plan: Plan) -> Iterator[tuple[st
     for name in SERVERS:
         yield f"the loss that {name} measured fell", _fell(story.of(name, "used"), plan)
     yield "both measured the same loss for the same version", _same_losses(story)
-    yield "both were told of both rewinds", _both_rewound(story)
+    yield "that is the loss that the trainer measured before it published the version", _as_trained(story)
+    yield "all answers under one version's name were made by the same weights, on both servers", _same_weights(story)
+    yield "no request was answered by anything but 200", _all_answered(story)
+    yield "both servers followed both rewinds, and never served again what was taken back", _both_rewound(story)
     yield "a resumed trainer repeats what was lost: same step, same loss", _repeats(story)
     killed = witnessed.torn if _nobody_saw(story, 1, plan.kill_at) else ""
     yield "trainer 1 was killed in the middle of a publish, and nobody ever saw that version", killed
-    yield "inference-a still found what it held when it was frozen", _found_after_freeze(story, witnessed)
+    yield "the host of inference-a still found what it held when it was frozen", _found_after_freeze(story, witnessed)
     yield "the zombie was told that it is replaced, and nobody saw what it wrote", _zombie(story, witnessed, plan)
     yield "a damaged version was refused, and the one before it given", _late(witnessed)
+    yield "both servers serve on when sync has ended", _served_alone(story, witnessed)
     yield "nothing is left unfinished in the channel", "" if witnessed.garbage else "staging/ is empty"
-    yield "everybody else has ended by itself", _ended(witnessed)
+    yield "everybody else has ended as it should", _ended(witnessed)
 
 
 def _fell(used: list[Said], plan: Plan) -> str:
@@ -158,10 +169,48 @@ def _same_losses(story: Story) -> str:
     return f"{len(both)} versions" if both and same else ""
 
 
+def _as_trained(story: Story) -> str:
+    trained = {said.version: said.loss for said in story.published()}
+    measured = [(version, loss) for name in SERVERS for version, loss in story.losses(name).items()]
+    same = all(abs(loss - trained.get(version, math.inf)) < SAME_LOSS for version, loss in measured)
+    return f"{len(measured)} measurements over HTTP" if measured and same else ""
+
+
+def _same_weights(story: Story) -> str:
+    """One fingerprint per version, and none of two steps; a step that was repeated may have the very same bytes."""
+    made_by: dict[str, set[str]] = defaultdict(set)
+    steps: dict[str, set[int]] = defaultdict(set)
+    for name in SERVERS:
+        for said in story.of(name, "used"):
+            made_by[said.version] |= set(said.made_by)
+            for fingerprint in said.made_by:
+                steps[fingerprint].add(said.step)
+    same = all(len(each) == 1 for each in (*made_by.values(), *steps.values()))
+    return f"{len(made_by)} versions, {len(steps)} fingerprints" if made_by and same else ""
+
+
+def _all_answered(story: Story) -> str:
+    ended = [said for name in SERVERS for said in story.of(name, "ended")]
+    refused = [said for name in SERVERS for said in story.of(name, "refused")]
+    return f"{sum(said.answers for said in ended)} answers" if len(ended) == len(SERVERS) and not refused else ""
+
+
 def _both_rewound(story: Story) -> str:
-    """The cycles that each process was taken back from."""
-    seen = [[said.rewound_from[1:7] for said in story.of(name, "used") if said.rewound_from] for name in SERVERS]
-    return "from cycle 1, then from cycle 2" if seen == [["000001", "000002"]] * len(SERVERS) else ""
+    """The cycles that each was taken back from; no answer came from a version that had been taken back by then."""
+    for name in SERVERS:
+        cycles = [event.reason.removeprefix(REWOUND)[1:7] for event in story.rewinds(name)]
+        used = [said.version for said in story.of(name, "used")]
+        if cycles != ["000001", "000002"] or any(_taken_back(story, *pair) for pair in itertools.combinations(used, 2)):
+            return ""
+        if {version[1:7] for version in used} != {"000001", "000002", "000003"}:
+            return ""
+    return "from cycle 1, then from cycle 2"
+
+
+def _taken_back(story: Story, earlier: str, later: str) -> bool:
+    """Whether `later` lies outside the lineage of `earlier`, which was served before it."""
+    starts = {said.cycle: said.version for name in TRAINERS for said in story.of(name, "opened") if said.version}
+    return any(int(later[1:7]) < cycle <= int(earlier[1:7]) and later > start for cycle, start in starts.items())
 
 
 def _repeats(story: Story) -> str:
@@ -203,6 +252,11 @@ def _zombie(story: Story, witnessed: Witnessed, plan: Plan) -> str:
 def _late(witnessed: Witnessed) -> str:
     given, refused = witnessed.late_given, witnessed.late_refused
     return f"{names([given])} for {names(refused)}" if refused and given and given not in refused else ""
+
+
+def _served_alone(story: Story, witnessed: Witnessed) -> str:
+    last = {name: story.of(name, "used")[-1].version for name in SERVERS}
+    return f"{names(set(last.values()))}, with the same completions" if witnessed.served_alone == last else ""
 
 
 def _ended(witnessed: Witnessed) -> str:

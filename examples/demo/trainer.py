@@ -1,10 +1,11 @@
 """The trainer: trains the adapter, publishes it every few steps, keeps checkpoints and resumes from the newest one.
 
-    python -m examples.demo.process trainer ROOT ROUND [HALT_AT]
+    python -m examples.demo.process trainer ROOT ROUND [HALT_AT [WAIT_AT]]
 
 A launcher would start it with its job and round, as main does here: then a trainer that takes the place of a dead one
-need not wait until that one's lease has ended. HALT_AT is main's handle: the trainer stops itself (SIGSTOP) in the
-middle of publishing that step, to be killed there, or to be woken when it has long been replaced.
+need not wait until that one's lease has ended. HALT_AT and WAIT_AT are main's handles: the trainer stops
+itself (SIGSTOP) in the middle of publishing that step, to be killed there, or to be woken when it has long been
+replaced; and it does not publish this step before main has frozen a host.
 """
 
 from __future__ import annotations
@@ -19,7 +20,16 @@ import msgspec
 import torch
 
 import holdfast
-from examples.demo.model import Texts, load_base, new_optimizer, quietly, rate_at, train_step, with_new_adapter
+from examples.demo.model import (
+    Texts,
+    held_out_loss,
+    load_base,
+    new_optimizer,
+    quietly,
+    rate_at,
+    train_step,
+    with_new_adapter,
+)
 from examples.demo.plan import FENCED, JOB, Places, Plan
 from examples.demo.process import Reporter, wait_for_path
 
@@ -94,21 +104,25 @@ class HaltHalfWay:
             os.kill(os.getpid(), signal.SIGSTOP)
 
 
-def run(trainer: Trainer, publisher: Any, report: Reporter, halt_at: int | None) -> None:
+def run(trainer: Trainer, publisher: Any, report: Reporter, halt_at: int, wait_at: int) -> None:
     """Train to the end of the plan, publishing on the way. The first act without a checkpoint is to publish step 0."""
     plan = trainer.plan
     resumed = publisher.starts_from is not None
     for step in range(trainer.step + plan.publish_every * resumed, plan.steps + 1, plan.publish_every):
         trainer.train_until(step)
         halt = HaltHalfWay(report, step) if step == halt_at else None
-        metadata = {"final": step == plan.steps}
+        if step == wait_at:
+            report.say("waits", step=step)
+            wait_for_path(trainer.places.host_frozen)
+        loss = held_out_loss(trainer.model, trainer.texts)
+        metadata = {"loss": loss, "final": step == plan.steps}
         version = publisher.publish_adapter(step, trainer.model, metadata=metadata, progress=halt)
-        report.say("published", version=str(version), step=step, cycle=publisher.cycle)
+        report.say("published", version=str(version), step=step, cycle=publisher.cycle, loss=loss)
         if plan.is_checkpoint(step):
             trainer.save(str(version))
 
 
-def main(root: str, number: str, halt_at: str = "") -> int:
+def main(root: str, number: str, halt_at: str = "-1", wait_at: str = "-1") -> int:
     quietly()
     places = Places(pathlib.Path(root))
     plan = places.read_plan()
@@ -127,7 +141,7 @@ def main(root: str, number: str, halt_at: str = "") -> int:
     try:
         with publisher:
             report.say("opened", cycle=publisher.cycle, step=trainer.step, version=str(publisher.starts_from or ""))
-            run(trainer, publisher, report, int(halt_at) if halt_at else None)
+            run(trainer, publisher, report, int(halt_at), int(wait_at))
     except holdfast.FencedError as error:
         report.say("fenced", reason=str(error), step=trainer.step)
         return FENCED
