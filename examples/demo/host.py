@@ -11,8 +11,7 @@ from examples.demo.asking import PROMPTS, Refused, Server
 from examples.demo.cast import Cast, Process
 from examples.demo.process import Said
 
-LINGER_S = 10  # a client that is slow may ask for a version's name this long after a newer one was served
-RESIDENTS = 64  # which may be as many versions as can be published in that time
+RESIDENTS = 64  # as many versions as can be published while a name lingers
 _URL = re.compile(r"(?:serving .* at|listening on) (http://\S+)$", re.MULTILINE)
 
 
@@ -27,7 +26,7 @@ class Host:
 
     def start_sync(self) -> None:
         where = ["--url", _url(self.server), "--listen", "127.0.0.1:0", "--stage", self._stage, "--adapter", "demo"]
-        patience = ["--linger", LINGER_S, "--residents", RESIDENTS]
+        patience = ["--linger", self._cast.places.read_plan().linger_s, "--residents", RESIDENTS]
         words = ["sync", self._cast.places.channel, "--name", self.name, *where, *patience]
         self.sync = self._cast.start(f"sync-{self.name[-1]}", "command", *words)
 

@@ -23,6 +23,7 @@ class Plan:
         kill_at: the first trainer is killed in the middle of publishing this step.
         zombie_at: the second trainer is frozen in the middle of publishing this step, replaced, and woken.
         freeze_at: before the second trainer publishes this step, inference-a's host is frozen, until `zombie_at`.
+        linger_s: a client that is slow may ask for a version's name this long after a newer one was served.
         fall: by how much (nats per token) the held-out loss has to fall from the first version to the last.
     """
 
@@ -40,6 +41,7 @@ class Plan:
     kill_at: int = 100
     zombie_at: int = 220
     freeze_at: int = 100
+    linger_s: float = 10.0
     fall: float = 1.0
 
     def __post_init__(self) -> None:
@@ -69,6 +71,7 @@ QUICK = Plan(
     kill_at=20,
     zombie_at=80,
     freeze_at=24,
+    linger_s=60.0,  # tests run on machines that are busy
     fall=0.1,
 )
 

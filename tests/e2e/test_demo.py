@@ -201,7 +201,7 @@ def test_whatever_ends_the_demo_ends_all_of_its_processes_the_frozen_ones_too(
     command = [sys.executable, "-m", "examples.demo.main", "--quick", "--keep", str(place)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as demo:
         try:
-            frozen = until(lambda: _first(place, role, num))
+            frozen = until(lambda: _first(place, role, num), timeout_s=120.0)
             os.kill(frozen, signal.SIGSTOP)
             until(lambda: pathlib.Path(f"/proc/{frozen}/stat").read_text().rpartition(")")[2].split()[0] == "T")
             demo.send_signal(number)
