@@ -96,26 +96,30 @@ class Crowd:
 
     def _run(self, number: int) -> None:
         try:
+            before = self._serves()
             while not self._stopping.is_set():
-                self._ask(PROMPTS[number % len(PROMPTS)])
+                before = self._ask(PROMPTS[number % len(PROMPTS)], before)
                 number += 1
         except BaseException as error:  # noqa: BLE001 - told where the crowd ends
             self._broken.append(error)
 
-    def _ask(self, prompt: str) -> None:
-        before = self._serves()
+    def _ask(self, prompt: str, before: dict[str, Any]) -> dict[str, Any]:
+        """Ask once; what is served then."""
         model = before.get("model")
         if model is None:
             self._stopping.wait(0.05)
-            return
+            return self._serves()
         began_s = time.monotonic()
         status, tokens, said = self._complete(model, prompt)
-        answer = Answer(began_s, time.monotonic(), status, model, prompt, tokens, said, before, self._serves())
+        ended_s, after = time.monotonic(), self._serves()
+        answer = Answer(began_s, ended_s, status, model, prompt, tokens, said, before, after)
         with self._lock:
             (self.answers if status == 200 else self.failures).append(answer)
         if status != 200:
-            assert self._patient or self._stopping.is_set() or len(self.failures) < 100, "everything fails"
+            assert self._patient or len(self.failures) < 100, "everything fails"
             self._stopping.wait(0.05)
+            return self._serves()
+        return after
 
     def _complete(self, model: str, prompt: str) -> tuple[int, tuple[int, ...], str]:
         try:

@@ -1,10 +1,11 @@
 """Reconcile: bring the versions of one channel into one inference server, and say which one it serves.
 
 Level-triggered: nothing is remembered that a look at the world can tell, so that it goes on from whatever it finds,
-also after a restart of the server or of itself. One look, one decision, one action; then it looks again:
+also after a restart of the server or of itself. One look, one decision, one action; then it looks again, but between
+the actions that follow one another while a server is paused (`todo`), where each moment counts:
 
     desired, and not there     an adapter, a name per version:  do: Load
-                               an adapter, one name for all:    do: Pause, Unload, Load, each after a new look
+                               an adapter, one name for all:    do: Pause; then Unload, Load
                                full weights:                    do: Pause; then Unlabel, Reload, ResetCache, Label
     it stands there            listed by the server, or labelled. Paused: do: Resume
                                do: Canary, if there is one; then it counts as served
@@ -95,7 +96,8 @@ def step(state: Server, event: Event, policy: Policy) -> tuple[Server, tuple[Act
         case Looked(world, now_s):
             return _looked(state, world, now_s, policy)
         case Done(action, now_s):
-            return _done(state, action, now_s), ()
+            state = _done(state, action, now_s)
+            return state, state.todo[:1]
         case Failed(action, reaction, reason, now_s):
             return _failed(state, action, reaction, reason, now_s, policy), ()
     raise AssertionError(event)
@@ -224,7 +226,8 @@ def _bring(
     state = msgspec.structs.replace(state, changing=True)
     if policy.way is Way.STABLE:
         ((name, version),) = world.loaded.items()
-        return _updating(state, Unload(name, version), f"to replace {version} by {target}")
+        swap: tuple[Action, ...] = (Unload(name, version), Load(policy.adapter, target))
+        return _updating(msgspec.structs.replace(state, todo=swap), swap[0], f"to replace {version} by {target}")
     todo: tuple[Action, ...] = (Unlabel(), Reload(target), ResetCache(), Label(target))
     return _updating(msgspec.structs.replace(state, todo=todo), todo[0], f"to load {target}")
 

@@ -12,6 +12,7 @@ Source: facts measured against vLLM 0.32.0. What the binding takes care of:
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Sequence
 
 import msgspec
@@ -22,6 +23,9 @@ from holdfast.engines.http import DEFAULT_LIMITS, Answer, Http, Limits, unexpect
 
 _LORA_INFO = re.compile(r"^vllm:lora_requests_info\{(.*)\}\s+([0-9.eE+-]+)\s*$", re.MULTILINE)
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
+# Clients that were answered last ask again at once; what asks for a name while it stands for nothing gets a 404. Once
+# their requests wait, none does. Measured: without this, 57 of 888 requests of 12 clients; with it, none of 1550.
+SETTLE_S = 0.1
 _RIGHTS = ("permission denied", "permissionerror", "errno 13")
 
 
@@ -100,6 +104,8 @@ class VLLM:
         if adapter is not None:
             self._pass_queue(adapter)
         self._development(self._http.post("/pause", timeout_s=self._limits.drain_s, mode="wait"))
+        if adapter is not None:
+            time.sleep(SETTLE_S)
 
     def _pass_queue(self, adapter: str) -> None:
         """Wait until everything that waits for `adapter` now has begun: requests are begun in their order.

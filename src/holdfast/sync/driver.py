@@ -128,10 +128,12 @@ class Driver:
             event = self._look(feed, policy)
             if event is None:
                 return reconcile.PAUSE_S_MIN
-            for effect in self._step(feed, policy, event):
+            effects = self._step(feed, policy, event)
+            while effects:
+                (effect,) = effects
                 if isinstance(effect, Idle):
                     return effect.wait_s
-                self._step(feed, policy, self._act(feed, policy, effect))
+                effects = self._step(feed, policy, self._act(feed, policy, effect))
         return 0.0
 
     def _swapping(self, feed: Feed) -> bool:
