@@ -215,11 +215,10 @@ def _taken_back(story: Story, earlier: str, later: str) -> bool:
 
 def _repeats(story: Story) -> str:
     """Versions of one step in two cycles have one loss: the checkpoint brought everything back."""
-    by_step: dict[int, dict[str, float]] = defaultdict(dict)
-    for name in SERVERS:
-        for said in story.of(name, "used"):
-            by_step[said.step][said.version] = said.loss
-    twice = {step: losses.values() for step, losses in by_step.items() if len(losses) > 1}
+    by_step: dict[int, list[float]] = defaultdict(list)
+    for said in story.published():
+        by_step[said.step].append(said.loss)
+    twice = {step: losses for step, losses in by_step.items() if len(losses) > 1}
     same = all(max(losses) - min(losses) < SAME_LOSS for losses in twice.values())
     return f"steps {', '.join(map(str, sorted(twice)))}" if twice and same else ""
 
