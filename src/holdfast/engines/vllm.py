@@ -11,6 +11,7 @@ Source: facts measured against vLLM 0.32.0. What the binding takes care of:
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -20,6 +21,8 @@ import msgspec
 from holdfast.core.servers import Reaction, Way
 from holdfast.engines.contract import Completion, EngineError, Sight
 from holdfast.engines.http import DEFAULT_LIMITS, Answer, Http, Limits, unexpected
+
+logger = logging.getLogger(__name__)
 
 _LORA_INFO = re.compile(r"^vllm:lora_requests_info\{(.*)\}\s+([0-9.eE+-]+)\s*$", re.MULTILINE)
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
@@ -95,6 +98,7 @@ class VLLM:
             raise _load_error(answer, name, path)
 
     def unload_adapter(self, name: str) -> None:
+        self._pass_intake(name)
         answer = self._http.post("/v1/unload_lora_adapter", {"lora_name": name})
         if answer.ok or (answer.status == 404 and not _no_route(answer)):
             return
@@ -117,6 +121,18 @@ class VLLM:
         answer = self._http.post("/v1/completions", body, timeout_s=self._limits.drain_s)
         if not answer.ok and answer.status != 404:
             raise unexpected(answer, f"waiting for the requests of {adapter}")
+
+    def _pass_intake(self, name: str) -> None:
+        """Wait until every request for `name` that the server has taken in has its adapter.
+
+        vLLM looks a name up twice, before and after it has made tokens of the prompt: a name that goes between the two
+        is a 404. Prompts are made into tokens one after the other, so that one of ours comes after all that are there.
+        A server without this route, or that is too slow, is none the worse for it.
+        """
+        try:
+            self._http.post("/tokenize", {"model": name, "prompt": "1"})
+        except EngineError as error:
+            logger.debug("%s: %s", self.url, error)
 
     def resume(self) -> None:
         self._development(self._http.post("/resume"))
