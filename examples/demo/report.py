@@ -185,7 +185,7 @@ def _same_weights(story: Story) -> str:
             made_by[said.version] |= set(said.made_by)
             for fingerprint in said.made_by:
                 steps[fingerprint].add(said.step)
-    same = all(len(each) == 1 for each in (*made_by.values(), *steps.values()))
+    same = all(len(of) == 1 for of in made_by.values()) and all(len(of) == 1 for of in steps.values())
     return f"{len(made_by)} versions, {len(steps)} fingerprints" if made_by and same else ""
 
 

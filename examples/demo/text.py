@@ -68,4 +68,5 @@ def train_tokenizer(texts: Sequence[str], vocabulary: int) -> Tokenizer:
 def encode(tokenizer: Tokenizer, texts: Sequence[str]) -> list[int]:
     """All texts as one row of token ids, each closed by the end token."""
     end = tokenizer.token_to_id(END)
+    assert end is not None
     return [token for encoding in tokenizer.encode_batch(list(texts)) for token in (*encoding.ids, end)]
