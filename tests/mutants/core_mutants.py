@@ -499,6 +499,24 @@ MUTANTS = [
             "    if target is not None and not standing and not world.copies:\n",
         ),
         (
+            "reconcile-one-swap",
+            "a stable name is swapped once in a pause",
+            "        if world.loaded:  # one swap in one pause",
+            "        if False:  # one swap in one pause",
+        ),
+        (
+            "reconcile-swap-pause",
+            "a stable name is swapped while nobody is answered",
+            "(Pause(), Unload(name, version), Load(policy.adapter, target))",
+            "(Unload(name, version), Load(policy.adapter, target))",
+        ),
+        (
+            "reconcile-at-one-go",
+            "between the actions of a swap nobody looks",
+            "            return state, state.todo[:1]\n",
+            "            return state, ()\n",
+        ),
+        (
             "reconcile-pause",
             "a stable name and full weights are replaced while nobody is answered",
             "    if not world.paused:\n        return _updating(state, Pause()",

@@ -201,6 +201,25 @@ def test_a_stable_name_is_swapped_while_nobody_is_answered() -> None:
     assert sim.state.serving == V2
 
 
+def test_a_stable_name_is_swapped_once_in_a_pause() -> None:
+    """What waits may have the adapter that was there before the swap; with an older one it would kill the server."""
+    sim = Sim(STABLE)
+    sim.want(V1)
+    sim.run()
+    sim.want(V2)
+    effects = sim.feed(Looked(World(**sim.world), 0.0))
+    did: list[Action] = []
+    while effects:
+        (effect,) = effects
+        assert not isinstance(effect, Idle)
+        did.append(effect)
+        sim.obey(effect)
+        effects = sim.feed(Done(effect, 0.0))
+    assert did == [Pause(), Unload("policy", V1), Load("policy", V2)], "without a look between"
+    sim.want(V3)
+    assert sim.run() == [Resume(), Pause(), Unload("policy", V2), Load("policy", V3), Resume(), Acknowledge(V3)]
+
+
 def test_full_weights_are_replaced_while_nobody_is_answered_and_labelled_last() -> None:
     sim = Sim(WEIGHTS)
     sim.want(V1)

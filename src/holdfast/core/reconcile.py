@@ -2,10 +2,10 @@
 
 Level-triggered: nothing is remembered that a look at the world can tell, so that it goes on from whatever it finds,
 also after a restart of the server or of itself. One look, one decision, one action; then it looks again, but between
-the actions that follow one another while a server is paused (`todo`), where each moment counts:
+the actions of a swap (`todo`), while a server is paused and each moment counts:
 
     desired, and not there     an adapter, a name per version:  do: Load
-                               an adapter, one name for all:    do: Pause; then Unload, Load
+                               an adapter, one name for all:    do: Pause, Unload, Load at one go
                                full weights:                    do: Pause; then Unlabel, Reload, ResetCache, Label
     it stands there            listed by the server, or labelled. Paused: do: Resume
                                do: Canary, if there is one; then it counts as served
@@ -211,9 +211,12 @@ def _bring(
     state: Server, world: World, target: Version, now_s: float, policy: Policy
 ) -> tuple[Server, tuple[Action | Idle, ...]]:
     """The next action on the way to `target`."""
-    if target not in world.copies:
-        if state.changing and world.paused and policy.way is Way.STABLE:
+    if policy.way is Way.STABLE and world.paused:
+        if world.loaded:  # one swap in one pause: what waits may have the adapter before this one, and no older one
+            return _updating(state, Resume(), f"to resume before {target} is brought")
+        if state.changing and target not in world.copies:
             return _updating(state, Resume(), f"to resume without {target}, which is not at hand")
+    if target not in world.copies:
         return _lagging(state, f"waiting: {target} is not at hand yet", LOOK_S)
     if policy.hooks and state.told != target:
         return _updating(state, Before(target, state.serving), f"to announce {target}")
@@ -221,13 +224,13 @@ def _bring(
         return _make_room(state, world, target, now_s, policy)
     if policy.way is Way.STABLE and not world.loaded:
         return _updating(state, Load(policy.adapter, target), f"to load {target}")
+    if policy.way is Way.STABLE:
+        ((name, version),) = world.loaded.items()
+        swap: tuple[Action, ...] = (Pause(), Unload(name, version), Load(policy.adapter, target))
+        return _updating(msgspec.structs.replace(state, todo=swap), swap[0], f"to replace {version} by {target}")
     if not world.paused:
         return _updating(state, Pause(), f"to replace {state.serving or 'what is served'} by {target}")
     state = msgspec.structs.replace(state, changing=True)
-    if policy.way is Way.STABLE:
-        ((name, version),) = world.loaded.items()
-        swap: tuple[Action, ...] = (Unload(name, version), Load(policy.adapter, target))
-        return _updating(msgspec.structs.replace(state, todo=swap), swap[0], f"to replace {version} by {target}")
     todo: tuple[Action, ...] = (Unlabel(), Reload(target), ResetCache(), Label(target))
     return _updating(msgspec.structs.replace(state, todo=todo), todo[0], f"to load {target}")
 
