@@ -19,11 +19,22 @@ from dataclasses import dataclass
 from typing import Any
 
 from holdfast.core.names import Version
-from tests.support.channels import until
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PATIENCE_S = 90.0
+LOOK_S = 0.05  # a look costs the processes that are looked at time, too
 NOTHING: dict[str, Any] = {}
+
+
+def until(condition: Callable[[], Any], what: str = "it never came true") -> Any:
+    """Wait for `condition` to be true; its value."""
+    tick = threading.Event()
+    for _ in range(round(PATIENCE_S / LOOK_S)):
+        found = condition()
+        if found:
+            return found
+        tick.wait(LOOK_S)
+    raise AssertionError(what)
 
 
 class SyncProcess:
@@ -41,7 +52,7 @@ class SyncProcess:
         read = self.log.stat().st_size if self.log.exists() else 0
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
-        self.url = until(lambda: self._listening(read), "it never listens", timeout_s=PATIENCE_S)
+        self.url = until(lambda: self._listening(read), "it never listens")
         return self
 
     def _listening(self, read: int) -> str:
@@ -103,7 +114,7 @@ class SyncProcess:
             return condition()
 
         try:
-            return until(met, what, timeout_s=PATIENCE_S)
+            return until(met, what)
         except AssertionError as error:
             said = "\n".join(self.said().splitlines()[-30:])
             raise AssertionError(f"{error}: {self.ask('/served')}\n{said}") from error

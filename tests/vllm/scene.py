@@ -10,9 +10,8 @@ from typing import Any
 import holdfast
 from holdfast.channel.publisher import Publisher
 from holdfast.core.names import Version
-from tests.support.channels import until
 from tests.vllm.crowd import Answer, Crowd
-from tests.vllm.process import PATIENCE_S, SyncProcess, Tap
+from tests.vllm.process import SyncProcess, Tap, until
 from tests.vllm.server import VLLMServer
 from tests.vllm.weights import Adapters, Checkpoints
 
@@ -93,7 +92,7 @@ class Scene:
 
     def until_acknowledged(self, version: Version, channel: str = "channel") -> None:
         wanted = str(version)
-        until(lambda: self.acknowledged(channel) == wanted, f"{version} was never acknowledged", timeout_s=PATIENCE_S)
+        until(lambda: self.acknowledged(channel) == wanted, f"{version} was never acknowledged")
 
     def copies(self, adapter: str = "policy") -> set[str]:
         return {path.name for path in self.stage.glob(f"{adapter}/{NAME}/versions/*")}
@@ -105,7 +104,7 @@ class Scene:
             record = self.consumer(channel)
             return record is not None and str(version) in str(record.refused)
 
-        until(told, f"{version} was never refused", timeout_s=PATIENCE_S)
+        until(told, f"{version} was never refused")
 
     def until_only(self, version: Version, *, naming: str = "versioned", adapter: str = "policy") -> None:
         """Wait until nothing of the channel but `version` is on the server and on the disk."""
@@ -115,7 +114,7 @@ class Scene:
         def alone() -> bool:
             return self.server.adapters() == {name: str(path)} and self.copies(adapter) == {str(version)}
 
-        until(alone, f"{version} is not all there is: {self.copies(adapter)}", timeout_s=PATIENCE_S)
+        until(alone, f"{version} is not all there is: {self.copies(adapter)}")
         assert not self.server.is_paused()
 
     def staged(self) -> set[pathlib.Path]:
@@ -151,7 +150,7 @@ class Scene:
     # What has to be true of the answers
 
     def crowd(self, sync: SyncProcess, *, adapter: str = "policy", patient: bool = False) -> Crowd:
-        return Crowd(self.server.client, lambda: sync.serves(adapter), patient=patient)
+        return Crowd(self.server.url, lambda: sync.serves(adapter), patient=patient)
 
     def check(self, answers: Iterable[Answer], book: Adapters | Checkpoints | None = None) -> int:
         """Every answer is wholly of one version, of the right one; how many can be of one version only."""
@@ -166,9 +165,6 @@ class Scene:
 
     def _possible(self, answer: Answer) -> list[str]:
         """The versions that may have made it: with a name each, the one that was asked for."""
-        named = answer.model.partition("-")[2]
-        if named:
-            return [named]
         if answer.exact is not None:
             return [answer.exact]
         order = self.published

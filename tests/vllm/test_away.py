@@ -51,8 +51,8 @@ def test_nothing_is_lost_while_the_storage_is_away_and_an_event_loop_is_blocked(
         orchestrator.newest = str(last)
         orchestrator.go_on.set()
         sync.until(orchestrator.over.is_set)
-    assert asks_a.failures == []
-    assert asks_b.failures == []
+    assert asks_a.failed == []
+    assert asks_b.failed == []
     scene.check([*asks_a.answers, *asks_b.answers])
     assert orchestrator.held == str(held)
     assert orchestrator.kept, "what it held was deleted"

@@ -8,9 +8,8 @@ import pytest
 
 from holdfast.channel.publisher import Publisher
 from holdfast.core.names import Version
-from tests.support.channels import until
 from tests.vllm.crowd import PROMPTS, TOKENS
-from tests.vllm.process import PATIENCE_S, SyncProcess
+from tests.vllm.process import SyncProcess
 from tests.vllm.scene import Scene
 
 pytestmark = pytest.mark.vllm
@@ -41,7 +40,7 @@ def test_a_server_that_was_killed_serves_the_newest_version_soon_after_it_is_bac
         sync.until_serves(newest)
     assert took_s <= SERVING_AGAIN_S, f"{took_s:.1f} s"
     assert scene.check(crowd.answers) == len(crowd.answers)
-    assert {answer.status for answer in crowd.failures} <= {0, 404, 500, 503}
+    assert crowd.statuses <= {0, 404, 500, 503}, crowd.failed
     scene.until_only(newest)
 
 
@@ -92,7 +91,7 @@ def test_sync_killed_while_it_copies_and_right_after_it_acknowledged(scene: Scen
     for step in range(2, 6):
         before = scene.staged()
         last = scene.publish(publisher, step)
-        until(lambda before=before: scene.staged() - before, "it never copies", timeout_s=PATIENCE_S)
+        until(lambda before=before: scene.staged() - before, "it never copies")
         sync.kill()
         sync.start()
         scene.until_acknowledged(last)

@@ -35,7 +35,7 @@ def test_200_adapters_are_brought_in_while_clients_ask(scene: Scene, naming: str
         sync.until_serves(last)
         enough = crowd.count + 6
         sync.until(lambda: crowd.count >= enough)
-    assert crowd.failures == []
+    assert crowd.failed == []
     exact = scene.check(crowd.answers)
     versions = crowd.versions()
     print(f"{len(crowd.answers)} answers, {exact} certain, by {len(versions)} of {VERSIONS} versions")
@@ -62,7 +62,7 @@ def test_20_checkpoints_are_brought_in_while_clients_ask(scene: Scene) -> None:
             sync.until_serves(version)
             enough = crowd.count + 2 * len(PROMPTS)
             sync.until(lambda enough=enough: crowd.count >= enough)
-    assert crowd.failures == []
+    assert crowd.failed == []
     scene.check(crowd.answers, scene.checkpoints)
     assert set(crowd.versions()) == set(scene.published)
     assert scene.server.label() == str(version)
