@@ -83,7 +83,7 @@ EXPECTED = {
 
 
 @pytest.mark.timeout(300)
-def test_sync_killed_while_it_copies_and_right_after_it_acknowledged(scene: Scene) -> None:
+def test_sync_killed_soon_after_it_began_to_copy_and_right_after_it_acknowledged(scene: Scene) -> None:
     publisher = scene.publisher()
     last = scene.publish(publisher, 1)
     sync = scene.sync("--linger", "0.2")
@@ -91,7 +91,7 @@ def test_sync_killed_while_it_copies_and_right_after_it_acknowledged(scene: Scen
     for step in range(2, 6):
         before = scene.staged()
         last = scene.publish(publisher, step)
-        until(lambda before=before: scene.staged() - before, "it never copies")
+        sync.until(lambda before=before: scene.staged() - before, "it never copies")
         sync.kill()
         sync.start()
         scene.until_acknowledged(last)
