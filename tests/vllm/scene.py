@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+from collections import Counter
 from collections.abc import Iterable
 from contextlib import ExitStack
 from typing import Any
@@ -152,16 +153,17 @@ class Scene:
     def crowd(self, sync: SyncProcess, *, adapter: str = "policy", patient: bool = False) -> Crowd:
         return Crowd(self.server.url, lambda: sync.serves(adapter), patient=patient)
 
-    def check(self, answers: Iterable[Answer], book: Adapters | Checkpoints | None = None) -> int:
-        """Every answer is wholly of one version, of the right one; how many can be of one version only."""
+    def check(self, answers: Iterable[Answer], book: Adapters | Checkpoints | None = None) -> Counter[str]:
+        """Every answer is wholly of one version, of the right one; how many each version made."""
         book = book or self.adapters
-        exact = 0
+        makers: Counter[str] = Counter()
         for answer in answers:
             assert answer.said == "length", answer
             possible = self._possible(answer)
-            assert any(book.is_pure(one, answer.prompt, answer.tokens) for one in possible), (answer, possible)
-            exact += len(possible) == 1
-        return exact
+            found = [one for one in possible if book.is_pure(one, answer.prompt, answer.tokens)]
+            assert found, (answer, possible)
+            makers[found[0]] += 1
+        return makers
 
     def _possible(self, answer: Answer) -> list[str]:
         """The versions that may have made it: with a name each, the one that was asked for."""

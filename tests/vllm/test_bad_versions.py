@@ -68,6 +68,6 @@ def test_bad_versions_are_passed_over_and_the_run_goes_on(scene: Scene) -> None:
             good = scene.publish(publisher, step + 5)
             sync.until_serves(good)
     assert crowd.failed == []
-    assert scene.check(crowd.answers) > 0
+    assert scene.check(crowd.answers)
     assert set(crowd.versions()) <= set(scene.published[0::2]), "a bad one has answered"
     scene.until_only(good)

@@ -36,12 +36,11 @@ def test_200_adapters_are_brought_in_while_clients_ask(scene: Scene, naming: str
         enough = crowd.count + 6
         sync.until(lambda: crowd.count >= enough)
     assert crowd.failed == []
-    exact = scene.check(crowd.answers)
-    versions = crowd.versions()
-    print(f"{len(crowd.answers)} answers, {exact} certain, by {len(versions)} of {VERSIONS} versions")
-    assert len(versions) >= SERVED_MIN
-    assert str(last) in versions
-    assert exact >= len(crowd.answers) / 4, "most are of versions that nobody can be certain of"
+    makers, certain = scene.check(crowd.answers), crowd.versions()
+    print(f"{makers.total()} answers by {len(makers)} of {VERSIONS} versions, {certain.total()} at rest")
+    assert len(makers) >= SERVED_MIN
+    assert certain.total() >= makers.total() / 10, "hardly an answer can be of one version only"
+    assert str(last) in makers
     assert scene.server.is_up()
     scene.until_acknowledged(last)
     scene.until_only(last, naming=naming)
