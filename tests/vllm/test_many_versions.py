@@ -59,11 +59,10 @@ def test_20_checkpoints_are_brought_in_while_clients_ask(scene: Scene) -> None:
         for step in range(2, 21):
             version = scene.publish_full(publisher, step, seed=1 + step % 3)
             sync.until_serves(version)
-            enough = crowd.count + 2 * len(PROMPTS)
-            sync.until(lambda enough=enough: crowd.count >= enough)
+            sync.until(lambda version=version: crowd.versions()[str(version)] >= len(PROMPTS))
     assert crowd.failed == []
     scene.check(crowd.answers, scene.checkpoints)
-    assert set(crowd.versions()) == set(scene.published)
+    assert set(crowd.versions()) >= set(scene.published[1:])
     assert scene.server.label() == str(version)
     assert not scene.server.is_paused()
     scene.until_acknowledged(version)

@@ -39,6 +39,7 @@ class Adapters:
             if "lora_" in name
         }
         self._seeds: dict[str, int] = {}
+        self._there: int | None = None
         self._said: dict[tuple[str, str, tuple[int, ...]], bool] = {}
 
     def tensors(self, seed: int, rank: int = 8) -> dict[str, torch.Tensor]:
@@ -66,6 +67,9 @@ class Adapters:
         return ids[-count:]
 
     def _load(self, seed: int) -> None:
+        if seed == self._there:
+            return
+        self._there = seed
         own = {name.replace(".weight", ".default.weight"): tensor for name, tensor in self.tensors(seed).items()}
         assert not self._model.load_state_dict(own, strict=False).unexpected_keys
 
