@@ -20,11 +20,14 @@ PER_S = 2.0
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("naming", NAMING)
 def test_200_adapters_are_brought_in_while_clients_ask(scene: Scene, naming: str) -> None:
-    """The channel keeps one version, the server has room for two; no answer is anything but 200."""
+    """The channel keeps one version, the server has room for two; no answer is anything but 200.
+
+    With a name each, up to three are loaded at once: what the server has no room for it reads again, from its copy.
+    """
     pace = threading.Event()
     publisher = scene.publisher(keep=1)
     first = scene.publish(publisher, 1)
-    sync = scene.sync("--naming", naming)
+    sync = scene.sync("--naming", naming, "--residents", "3")
     sync.until_serves(first)
     with scene.crowd(sync) as crowd:
         due_s = time.monotonic()
