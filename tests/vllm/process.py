@@ -51,7 +51,13 @@ class SyncProcess:
         environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
         read = self.log.stat().st_size if self.log.exists() else 0
         with self.log.open("ab") as log:
-            self._process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+            self._process = subprocess.Popen(
+                ["setpriv", "--pdeathsig", "KILL", *command],
+                env=environment,
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+            )
         self.url = until(lambda: self._listening(read), "it never listens")
         return self
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pathlib
-import shutil
 import signal
 import socket
 import subprocess
@@ -44,6 +43,10 @@ def python() -> str:
     return found
 
 
+# vLLM's processes outlive the one that started them. This shell ends them all when its input does: with this process.
+GUARD = 'exec 3<&0; "$@" </dev/null & server=$!; { read -r _ <&3; kill -KILL 0; } & wait $server; kill $!'
+
+
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port: int = listening.getsockname()[1]
@@ -74,17 +77,15 @@ class VLLMServer:
         command = [python(), "-m", "vllm.entrypoints.openai.api_server", "--model", str(self._base), *OPTIONS]
         if os.geteuid() == 0:
             drop = "-dac_override,-dac_read_search"
-            setpriv = shutil.which("setpriv")
-            assert setpriv is not None, "root needs util-linux's setpriv"
-            command = [setpriv, f"--bounding-set={drop}", f"--inh-caps={drop}", *command]
+            command = ["setpriv", f"--bounding-set={drop}", f"--inh-caps={drop}", *command]
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VLLM_"))}
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [*command, "--port", str(self.port)],
+                ["sh", "-c", GUARD, "guard", *command, "--port", str(self.port)],
                 env=environment | QUIET | LOCAL | SMALL | self._switched_on,
                 stdout=log,
                 stderr=log,
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,
                 start_new_session=True,
             )
 
@@ -113,7 +114,7 @@ class VLLMServer:
         group = process.pid
         with suppress(ProcessLookupError):
             os.killpg(group, signal.SIGKILL)
-        process.wait(DOWN_S)
+        process.communicate(timeout=DOWN_S)
         until(lambda: not _is_there(group), "vLLM's processes go on", timeout_s=DOWN_S)
 
     def tail(self, lines: int = 40) -> str:
