@@ -28,10 +28,18 @@ class Watch(msgspec.Struct, frozen=True):
     watched: dict[str, Watched] = {}
 
 
-def look(watch: Watch, tokens: Mapping[str, object], now_s: float, *, gap_s: float) -> Watch:
-    """The watch after a look that found `tokens` (participant -> beat). Call it for good looks only."""
+def look(watch: Watch, tokens: Mapping[str, object], now_s: float, *, gap_s: float, full_lease: bool = False) -> Watch:
+    """The watch after a look that found `tokens` (participant -> beat). Call it for good looks only.
+
+    Args:
+        full_lease: after a gap everybody has a full lease again, for what kept the observer from looking may have kept
+            them from beating.
+    """
     passed = now_s - watch.looked_at_s if watch.looked_at_s is not None else 0.0
-    counted = passed if 0.0 <= passed <= gap_s else 0.0
+    timely = 0.0 <= passed <= gap_s
+    if full_lease and not timely:
+        watch = Watch()
+    counted = passed if timely else 0.0
     after: dict[str, Watched] = {}
     for name, token in tokens.items():
         before = watch.watched.get(name)
