@@ -29,6 +29,7 @@ from holdfast.core.membership import Beat, Control, Ending, Head, State, lease_s
 
 STAND_STEPS = 20
 HEALTH_FRESH_S = 60.0
+HEALTH_RETRY_S = 30.0
 
 
 class Seat(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,11 +52,12 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         beat: what it says of itself (`count` is the shell's).
-        seat: the seat that it said yes to last, or runs in.
+        seat: its seat in the last round that was committed with one for it.
         looked: the plan whose seat it has looked for last; `offered` is what it found there.
-        checks: whether there is a health check; `healthy_s`: when it passed last, on the own clock; None: not yet.
-        checking: the check is running.
-        leaving: what it is told to leave with, once it has said so.
+        checks: whether there is a health check; `healthy_s`: when it passed last, on the own clock; None: it did not.
+        checking: the check is running; `check_at_s`: not to be started before.
+        standing: it tries to become coordinator.
+        leaving: what it leaves with, once it has said so.
     """
 
     member: str
@@ -67,12 +69,12 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
     offered: Seat | None = None
     healthy_s: float | None = None
     checking: bool = False
+    check_at_s: float = 0.0
     standing: bool = False
     released: bool = False
     leaving: int | None = None
     watch: liveness.Watch = liveness.Watch()
     watched: str = ""
-    num_members: int = 1
 
 
 # Events
@@ -98,7 +100,7 @@ class SeatFound(msgspec.Struct, frozen=True):
 
 
 class Checked(msgspec.Struct, frozen=True):
-    """The health check is over. `port`: a port that is free here."""
+    """The health check is over. `reason`: what is wrong."""
 
     ok: bool
     reason: str = ""
@@ -220,11 +222,13 @@ def _take(state: Member, event: Event, now_s: float) -> Member:
             state = msgspec.structs.replace(state, looked="", offered=None)
             return _say(state, State.PARKED, failed=failed, plan="", drain_ready=False, reason="")
         case Saw(control):
-            return msgspec.structs.replace(state, control=control)
+            mine = state.offered is not None and control is not None and state.offered.plan == control.plan
+            return msgspec.structs.replace(state, control=control, seat=state.offered if mine else state.seat)
         case SeatFound(plan, seat):
             return msgspec.structs.replace(state, looked=plan, offered=seat)
         case Checked(ok, reason):
-            state = msgspec.structs.replace(state, checking=False, healthy_s=now_s if ok else None)
+            again_s = state.check_at_s if ok else now_s + HEALTH_RETRY_S
+            state = msgspec.structs.replace(state, checking=False, healthy_s=now_s if ok else None, check_at_s=again_s)
             if state.beat.state is State.UNHEALTHY and ok:
                 return _say(state, State.PARKED, reason="")
             if state.beat.state in (State.PARKED, State.READY) and not ok:
@@ -268,30 +272,31 @@ def _settle(state: Member, now_s: float) -> tuple[Member, tuple[Effect, ...]]:
 
 def _park(state: Member, control: Control, now_s: float) -> tuple[Member, tuple[Effect, ...]]:
     """Without workers: towards a seat."""
-    ready = state.beat.state is State.READY and state.seat is not None
-    if ready and state.seat is not None and state.seat.plan == control.plan and not control.proposed:
-        state = _say(state, State.RUNNING, round=control.round, plan=control.plan, failed=False, done=False)
-        return state, (Begin(state.seat, control),)  # type: ignore[arg-type]
-    if state.checks and not state.checking and not _healthy(state, now_s):
+    ready = state.beat.state is State.READY and state.beat.plan == control.plan
+    seat = state.seat
+    if ready and seat is not None and seated(state) and not control.proposed:
+        state = _say(state, State.RUNNING, round=control.round, failed=False, done=False)
+        return state, (Begin(seat, control),)
+    if not state.checking and not _healthy(state, now_s) and now_s >= state.check_at_s:
         return msgspec.structs.replace(state, checking=True), (Check(),)
     if not control.proposed:
         return state, ()
     if state.looked != control.proposed:
         return state, (Find(control.round + 1, control.proposed),)
-    if state.offered is None or state.beat.state is State.UNHEALTHY or (state.checks and state.healthy_s is None):
-        return state, ()
-    if state.beat.plan != control.proposed or state.beat.state is not State.READY:
-        state = msgspec.structs.replace(state, seat=state.offered)
+    said_yes = state.beat.state is State.READY and state.beat.plan == control.proposed
+    if state.offered is not None and not said_yes and not state.checking and _healthy(state, now_s):
         state = _say(state, State.READY, plan=control.proposed, reason="")
     return state, ()
 
 
 def _healthy(state: Member, now_s: float) -> bool:
     """A check that passed a while ago is repeated only where it counts: when there is a seat to say yes to."""
+    if not state.checks:
+        return True
     if state.healthy_s is None:
         return False
-    said_yes = state.control is not None and state.beat.plan == state.control.proposed
-    return state.offered is None or said_yes or now_s - state.healthy_s <= HEALTH_FRESH_S
+    idle = state.offered is None or state.beat.plan == state.offered.plan
+    return idle or now_s - state.healthy_s <= HEALTH_FRESH_S
 
 
 def _end(state: Member, control: Control) -> tuple[Member, tuple[Effect, ...]]:
@@ -323,7 +328,7 @@ def _watch(state: Member, member: str, beat: Beat | None, now_s: float) -> Membe
     if state.control is None or member != state.control.coordinator:
         return state
     watch = state.watch if state.watched == member else liveness.Watch()
-    lease = lease_s(state.control.policy, state.num_members)
+    lease = lease_s(state.control.policy)
     token = None if beat is None else (beat.count, beat.state)
     watch = liveness.look(watch, {member: token}, now_s, gap_s=lease / 2.0, full_lease=True)
     return msgspec.structs.replace(state, watch=watch, watched=member)
@@ -336,7 +341,7 @@ def _alone(state: Member, control: Control, now_s: float) -> bool:
     seen = state.watch.watched.get(control.coordinator)
     if seen is None:
         return False
-    lease = lease_s(control.policy, state.num_members)
+    lease = lease_s(control.policy)
     said_so = isinstance(seen.token, tuple) and seen.token[1] is State.LEFT
     return seen.silent_s >= (0.0 if said_so else lease) + stagger_s(state, control, lease)
 

@@ -171,7 +171,7 @@ class Control(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Head(msgspec.Struct, frozen=True, kw_only=True):
-    """rounds/<n>/<plan>/head. `world_size` in nodes; `spares`: how many were parked; `reason`: why there is this round."""
+    """rounds/<n>/<plan>/head. `world_size` in nodes; `spares`: how many were parked; `reason`: why it began."""
 
     schema: int = SCHEMA
     round: int
@@ -314,9 +314,9 @@ def check_name(name: str) -> str:
     return name
 
 
-def lease_s(policy: Policy, num_members: int) -> float:
-    """After how long a silence a node is lost (seconds): as told, or 1 s and 1 ms for each member beyond 1 000."""
-    return policy.lease_s if policy.lease_s > 0 else max(1.0, num_members / 1000)
+def lease_s(policy: Policy) -> float:
+    """After how long a silence a node is lost (seconds): as told, or 1 s, and 1 ms more for each node beyond 1 000."""
+    return policy.lease_s if policy.lease_s > 0 else max(1.0, (policy.max_nodes + policy.spares) / 1000)
 
 
 def beat_s(lease: float) -> float:
