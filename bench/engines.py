@@ -20,7 +20,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from holdfast import Channel, Retention, Served
-from holdfast.channel.events import Event, read_events
+from holdfast.events import Event, read_events
 from holdfast.channel.payload import Payload
 from holdfast.channel.publisher import Publisher
 from holdfast.channel.sources import BytesSource

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 
 from examples.demo.plan import FENCED, SERVERS, TRAINERS, Places, Plan
 from examples.demo.process import Report, Said
-from holdfast.channel.events import Event, read_events
+from holdfast.events import Event, read_events
 
 SAME_LOSS = 1e-3
 REWOUND = "rewound from "

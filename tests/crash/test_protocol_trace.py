@@ -26,7 +26,7 @@ from tests.crash.world import ROOT, World
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 OPS = "holdfast/channel/ops.py"
-EVENTS = "holdfast/channel/events.py"
+EVENTS = "holdfast/events.py"
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import pytest
 
 from holdfast import Channel
 from holdfast.channel.announcing import Announcement
-from holdfast.channel.events import EventLog
+from holdfast.events import EventLog
 from holdfast.channel.ops import Ops
 from holdfast.channel.payload import Payload
 from holdfast.channel.posix import PosixStorage

@@ -9,7 +9,7 @@ import pytest
 
 from holdfast import Channel, ConflictError, NotVisibleError, Retention, Term
 from holdfast.channel.beats import clock_s
-from holdfast.channel.events import EventLog, read_events
+from holdfast.events import EventLog, read_events
 from holdfast.channel.posix import PosixStorage
 from tests.support.channels import Background, CutOff, Gated, Place, payload, until
 

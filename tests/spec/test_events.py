@@ -10,7 +10,7 @@ import pytest
 
 from holdfast import FencedError, Retention, Term
 from holdfast.channel.checking import stable_text
-from holdfast.channel.events import Event, EventLog, read_events
+from holdfast.events import Event, EventLog, read_events
 from tests.support.channels import Place, payload, until
 
 FIELDS = {"time", "clock_s", "process", "event", "version", "reason", "fields"}
@@ -132,7 +132,7 @@ def test_a_refused_version_is_told_with_what_was_wrong(directory: Place) -> None
 
 
 def test_a_full_file_is_kept_once_and_begun_anew(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("holdfast.channel.events.EVENTS_BYTES_MAX", 2000)
+    monkeypatch.setattr("holdfast.events.EVENTS_BYTES_MAX", 2000)
     log = EventLog(tmp_path / "a.jsonl", "test")
     for number in range(100):
         log.emit("tick", "a reason", number=number)

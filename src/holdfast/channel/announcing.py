@@ -9,7 +9,7 @@ from collections.abc import Callable
 import msgspec
 
 from holdfast.channel.channel import Channel
-from holdfast.channel.events import EventLog
+from holdfast.events import EventLog
 from holdfast.core.records import SweeperRecord, encode
 from holdfast.errors import HoldfastError, UnavailableError
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from holdfast.channel.events import EventLog
+from holdfast.events import EventLog
 from holdfast.channel.observe import Observer
 from holdfast.channel.storage import Entry, Storage
 from holdfast.core.bounds import (

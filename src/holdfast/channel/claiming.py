@@ -11,7 +11,7 @@ from contextlib import suppress
 
 from holdfast.channel.beats import clock_s
 from holdfast.channel.channel import Channel
-from holdfast.channel.events import EventLog
+from holdfast.events import EventLog
 from holdfast.core import liveness, publish
 from holdfast.core.claims import Admit, Standing, Wait, admit
 from holdfast.core.names import beat_path, claim_path

@@ -10,7 +10,7 @@ from typing import Any
 
 from holdfast.channel.channel import Channel
 from holdfast.channel.checking import stable_text
-from holdfast.channel.events import EventLog
+from holdfast.events import EventLog
 from holdfast.channel.observe import CURRENT, Observer
 from holdfast.channel.older import Older
 from holdfast.channel.payload import Payload, Progress, write_payload

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 
 from holdfast.channel.channel import Channel
-from holdfast.channel.events import EventLog
+from holdfast.events import EventLog
 from holdfast.channel.observe import Observer
 from holdfast.channel.storage import Storage
 from holdfast.core.liveness import Watch

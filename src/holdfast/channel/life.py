@@ -18,7 +18,7 @@ from holdfast.channel.beats import Beater
 from holdfast.channel.channel import Channel
 from holdfast.channel.checking import Checker
 from holdfast.channel.copies import Copies
-from holdfast.channel.events import EventLog
+from holdfast.events import EventLog
 from holdfast.channel.register import Register
 from holdfast.core import consume
 from holdfast.core.consume import Consume, Mode
