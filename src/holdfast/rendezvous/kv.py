@@ -1,4 +1,4 @@
-"""The key-value store that membership needs: a small contract, two stores (torch's TCPStore, etcd), one conformance suite.
+"""The key-value store that membership needs: a small contract, several stores, one conformance suite.
 
 Three kinds of keys, which never mix:
 
@@ -9,6 +9,9 @@ Three kinds of keys, which never mix:
 Every call is over within a few seconds, whatever the network does, so that any thread may make it. Nothing here waits
 for another participant. A write that raised UnavailableError may or may not have happened; each of them can be repeated
 but `compare_and_set`, whose caller stamps what it writes and reads it back.
+
+Keys, collections and names are text of at most KEY_BYTES_MAX bytes in UTF-8, not empty, without a line break. Values
+are at most VALUE_BYTES_MAX bytes (etcd takes 1.5 MiB as a request): a longer list is put in pieces, under several keys.
 """
 
 from __future__ import annotations
@@ -18,7 +21,10 @@ from typing import Protocol
 
 import msgspec
 
-VALUE_BYTES_MAX = 4 * 2**20
+from holdfast.errors import UsageError
+
+VALUE_BYTES_MAX = 2**20
+KEY_BYTES_MAX = 1024
 
 
 class Cell(msgspec.Struct, frozen=True):
@@ -48,7 +54,8 @@ class KeyValueStore(Protocol):
 
     Every method raises:
         UnavailableError: not now: try again (code "store_unavailable"), or never again (code "store_lost").
-        UsageError: code "store_rights": this user may not; codes "bad_endpoint", "not_a_store" … at the first call.
+        UsageError: code "store_rights": this user may not; code "bad_key" or "value_too_large". Codes "bad_endpoint",
+            "not_a_store" … come when the store is opened.
     """
 
     @property
@@ -70,8 +77,9 @@ class KeyValueStore(Protocol):
         ...
 
     def watch(self, cell: str, changed: Callable[[], None]) -> Callable[[], None]:
-        """Call `changed` from some thread soon after the cell changes; also now and then without a change, and some
-        stores never do (`Traits.look_s`). Returns what ends it."""
+        """Call `changed` soon after the cell changes; also now and then without a change, and some stores never do
+        (`Traits.look_s`). It may be called by any thread, the writer's own too, so it neither blocks nor raises; an
+        event's `set` is what is meant. Returns what ends it."""
         ...
 
     def get(self, keys: Iterable[str]) -> dict[str, bytes]:
@@ -102,8 +110,31 @@ class KeyValueStore(Protocol):
         """Remove plain keys; those that are not there, too."""
         ...
 
+    def drop(self, collection: str) -> None:
+        """Remove the whole collection, once nobody puts into it any more."""
+        ...
+
     def tidy(self) -> None:
         """Let go of what the store keeps of the past; the coordinator calls it every minute or so."""
         ...
 
     def close(self) -> None: ...
+
+
+def check_key(*texts: str) -> None:
+    """UsageError code "bad_key": one of these cannot be a key, a collection or a name."""
+    for text in texts:
+        if not text or "\n" in text or len(text.encode()) > KEY_BYTES_MAX:
+            raise UsageError(
+                f"{text[:80]!r} is no key", code="bad_key", hint=f"1 to {KEY_BYTES_MAX} bytes without a line break"
+            )
+
+
+def check_value(value: bytes) -> None:
+    """UsageError code "value_too_large"."""
+    if len(value) > VALUE_BYTES_MAX:
+        raise UsageError(
+            f"a value of {len(value)} bytes is too long for a store",
+            code="value_too_large",
+            hint=f"put it in pieces of at most {VALUE_BYTES_MAX} bytes",
+        )
