@@ -59,8 +59,8 @@ demo: $(STAMP) ## train, publish, serve, crash, resume: under two minutes
 test: $(STAMP) ## the fast tests, without root: under five minutes on two cores
 	@$(RUN) -m pytest -q -n 2 $(ARGS)
 
-heavy: $(STAMP) vllm-venv ## the long suites one after the other (nfs needs root and Debian's packages)
-	@for suite in model mutants kill nfs vllm; do $(RUN) -m pytest -q -m $$suite $(ARGS); done
+heavy: $(STAMP) vllm-venv ## the long suites one after the other (nfs needs root, nfs and etcd Debian's packages)
+	@for suite in model mutants kill nfs vllm etcd; do $(RUN) -m pytest -q -m $$suite $(ARGS); done
 
 bench: $(STAMP) ## speed, as ratios
 	@$(RUN) bench/main.py $(ARGS)
@@ -79,7 +79,7 @@ format: $(STAMP) ## put the code into its form
 soak: export HOLDFAST_SOAK := 1
 soak: $(STAMP) ## kill -9 and the random tests, ten times as long
 	@$(RUN) -m pytest -q -m kill --timeout 3600 $(ARGS)
-	@$(RUN) -m pytest -q -n 2 -m 'hypothesis and not model and not mutants and not kill and not nfs and not vllm' --timeout 3600 $(ARGS)
+	@$(RUN) -m pytest -q -n 2 -m 'hypothesis and not model and not mutants and not kill and not nfs and not vllm and not etcd' --timeout 3600 $(ARGS)
 
 clean: ## remove what can be made again
 	@rm -rf $(VENV) $(VLLM_VENV) build dist reports src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

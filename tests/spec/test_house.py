@@ -20,6 +20,7 @@ LEVELS = {
     "errors": 0,
     "events": 1,
     "core": 1,
+    "net": 1,
     "channel": 2,
     "engines": 2,
     "rendezvous": 2,
@@ -34,7 +35,7 @@ PURE = {
     *("hashlib", "heapq", "itertools", "json", "math", "operator", "re", "string", "struct", "types", "typing", "zlib"),
     *("holdfast", "msgspec"),
 }
-HEAVY_MARKERS = ("model", "mutants", "kill", "nfs", "vllm")
+HEAVY_MARKERS = ("model", "mutants", "kill", "nfs", "vllm", "etcd")
 MODULE_LINES_MAX = 450
 FUNCTION_LINES_MAX = 60
 

@@ -7,12 +7,10 @@ what is left of it, so that a server that sends a byte now and then can't hold u
 
 from __future__ import annotations
 
-import math
 import ssl
-import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 from urllib.parse import urlencode, urlsplit
 
 import httpcore2
@@ -21,6 +19,7 @@ import msgspec
 from holdfast.core.servers import Reaction
 from holdfast.engines.contract import EngineError
 from holdfast.errors import UsageError
+from holdfast.net.bounded import BoundedBackend, Deadline
 
 BODY_BYTES_MAX = 16 * 2**20
 SAID_MAX = 300
@@ -111,13 +110,13 @@ class Http:
         self.url = check_url(url)
         self._token = token
         self._timeout_s = timeout_s
-        self._deadline = _Deadline()
+        self._deadline = Deadline()
         self._pool = httpcore2.ConnectionPool(
             ssl_context=httpcore2.default_ssl_context() if self.url.startswith("https:") else None,
             max_connections=4,
             max_keepalive_connections=2,
             keepalive_expiry=KEEP_ALIVE_S,
-            network_backend=_Backend(self._deadline),
+            network_backend=BoundedBackend(self._deadline),
         )
 
     def get(self, path: str, *, timeout_s: float | None = None) -> Answer:
@@ -199,61 +198,6 @@ class Http:
 
     def close(self) -> None:
         self._pool.close()
-
-
-class _Deadline(threading.local):
-    """When the call that this thread makes has to be over."""
-
-    at_s = math.inf
-
-    def bound(self, timeout_s: float | None, late: type[Exception]) -> float:
-        left_s = self.at_s - time.monotonic()
-        if left_s <= 0:
-            raise late("the whole answer takes too long")
-        return left_s if timeout_s is None else min(timeout_s, left_s)
-
-
-class _Backend(httpcore2.NetworkBackend):
-    """Connections of which nothing lasts beyond the deadline of the call."""
-
-    def __init__(self, deadline: _Deadline) -> None:
-        self._inner = httpcore2.SyncBackend()
-        self._deadline = deadline
-
-    def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Iterable[Any] | None = None,
-    ) -> httpcore2.NetworkStream:
-        timeout = self._deadline.bound(timeout, httpcore2.ConnectTimeout)
-        return _Stream(self._inner.connect_tcp(host, port, timeout, local_address, socket_options), self._deadline)
-
-
-class _Stream(httpcore2.NetworkStream):
-    def __init__(self, inner: httpcore2.NetworkStream, deadline: _Deadline) -> None:
-        self._inner = inner
-        self._deadline = deadline
-
-    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return self._inner.read(max_bytes, self._deadline.bound(timeout, httpcore2.ReadTimeout))
-
-    def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        self._inner.write(buffer, self._deadline.bound(timeout, httpcore2.WriteTimeout))
-
-    def close(self) -> None:
-        self._inner.close()
-
-    def start_tls(
-        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
-    ) -> httpcore2.NetworkStream:
-        timeout = self._deadline.bound(timeout, httpcore2.ConnectTimeout)
-        return _Stream(self._inner.start_tls(ssl_context, server_hostname, timeout), self._deadline)
-
-    def get_extra_info(self, info: str) -> Any:
-        return self._inner.get_extra_info(info)
 
 
 def _again(message: str, code: str) -> EngineError:
