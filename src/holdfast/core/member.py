@@ -57,6 +57,7 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
         checks: whether there is a health check; `healthy_s`: when it passed last, on the own clock; None: it did not.
         checking: the check is running; `check_at_s`: not to be started before.
         standing: it tries to become coordinator.
+        watch: of the coordinator `watched`; `deserted`: it has said that it leaves.
         leaving: what it leaves with, once it has said so.
     """
 
@@ -75,6 +76,7 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
     leaving: int | None = None
     watch: liveness.Watch = liveness.Watch()
     watched: str = ""
+    deserted: bool = False
 
 
 # Events
@@ -329,9 +331,10 @@ def _watch(state: Member, member: str, beat: Beat | None, now_s: float) -> Membe
         return state
     watch = state.watch if state.watched == member else liveness.Watch()
     lease = lease_s(state.control.policy)
-    token = None if beat is None else (beat.count, beat.state)
+    token = None if beat is None else beat.count
     watch = liveness.look(watch, {member: token}, now_s, gap_s=lease / 2.0, full_lease=True)
-    return msgspec.structs.replace(state, watch=watch, watched=member)
+    deserted = beat is not None and beat.state is State.LEFT
+    return msgspec.structs.replace(state, watch=watch, watched=member, deserted=deserted)
 
 
 def _alone(state: Member, control: Control, now_s: float) -> bool:
@@ -342,8 +345,7 @@ def _alone(state: Member, control: Control, now_s: float) -> bool:
     if seen is None:
         return False
     lease = lease_s(control.policy)
-    said_so = isinstance(seen.token, tuple) and seen.token[1] is State.LEFT
-    return seen.silent_s >= (0.0 if said_so else lease) + stagger_s(state, control, lease)
+    return seen.silent_s >= (0.0 if state.deserted else lease) + stagger_s(state, control, lease)
 
 
 def stagger_s(state: Member, control: Control, lease: float) -> float:

@@ -231,6 +231,13 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
 
 
+class Attempt(msgspec.Struct, frozen=True, kw_only=True):
+    """attempts/<attempt>, beside the attempts' keys: what a publisher's term is in it (job, first + round)."""
+
+    job: str
+    first: int
+
+
 class Timing(msgspec.Struct, frozen=True, kw_only=True):
     """rounds/<n>/<plan>/timing: how long the phases of a change of round took, on the coordinator's clock (seconds).
 
@@ -247,7 +254,13 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
     started_s: float = 0.0
 
 
-Record = TypeVar("Record", Node, Beat, Control, Head, Roster, Request, Answer, Timing)
+class Rank(msgspec.Struct, frozen=True):
+    """rounds/<n>/<plan>/seats/<member>."""
+
+    group_rank: int
+
+
+Record = TypeVar("Record", Node, Beat, Control, Head, Roster, Rank, Request, Answer, Attempt, Timing)
 
 
 def encode(record: msgspec.Struct) -> bytes:

@@ -13,6 +13,7 @@ from holdfast.core.membership import (
     Head,
     Node,
     Policy,
+    Rank,
     Roster,
     State,
     Timing,
@@ -21,12 +22,6 @@ from holdfast.core.membership import (
 )
 from holdfast.core.placement import Candidate, Placed, Short, place
 from holdfast.core.seats import Seats
-
-
-class Rank(msgspec.Struct, frozen=True):
-    """rounds/<n>/<plan>/seats/<member>."""
-
-    group_rank: int
 
 
 def charge(control: Control, roster: Roster, view: Seats, watch: liveness.Watch) -> Roster:

@@ -1,0 +1,1 @@
+"""Processes of a job: the launcher, and a store run by itself."""
