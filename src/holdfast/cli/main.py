@@ -28,9 +28,13 @@ COMMANDS = {
     "sweep": ("holdfast.cli.sweeping:sweep", CHANGE, "Delete what nobody needs."),
     "verify": ("holdfast.cli.verifying:verify", CHECK, "Read versions whole and check every byte."),
     "doctor": ("holdfast.cli.doctor:doctor", CHECK, "Find out what a file system can do."),
+    "run": ("holdfast.cli.running:run", RUN, "Run a training script as one node of a job; spares take over."),
     "sync": ("holdfast.cli.syncing:sync", RUN, "Bring channels' versions into inference servers, safely."),
     "serve": ("holdfast.cli.serving:serve", RUN, "Serve a model over HTTP: a small server for laptops and tests."),
 }
+
+
+OWN_HELP = ("run",)  # it reads its words by itself
 
 
 def build(words: Sequence[str] = ()) -> App:
@@ -44,7 +48,8 @@ def build(words: Sequence[str] = ()) -> App:
     app["--help"].group = "Options"
     app["--version"].group = "Options"
     for name, (place, group, line) in COMMANDS.items():
-        app.command(place, name=name, group=group, help=None if name in words[:1] else line)
+        own_help = {"help_flags": []} if name in OWN_HELP else {}
+        app.command(place, name=name, group=group, help=None if name in words[:1] else line, **own_help)
     app.register_install_completion_command(group="Options", help="Install completion for bash, zsh or fish.")
     return app
 
