@@ -17,9 +17,10 @@ from datetime import timedelta
 from typing import Any
 
 from holdfast.errors import UnavailableError, UsageError
+from holdfast.rendezvous.endpoint import resolve
 from holdfast.rendezvous.kv import KEY_BYTES_MAX
 from holdfast.rendezvous.tcp_store import CALL_S, MAGIC_KEY, TcpStore
-from holdfast.rendezvous.tcp_wire import Wire, WireError, resolve
+from holdfast.rendezvous.tcp_wire import Wire, WireError
 
 BACKLOG = 4096
 ATTEMPT_S = 2.0

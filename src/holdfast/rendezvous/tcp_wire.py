@@ -16,8 +16,6 @@ import struct
 import time
 from collections.abc import Iterable, Sequence
 
-from holdfast.errors import UsageError
-
 ANSWER_BYTES_MAX = 2**30
 _VALIDATE, _SET, _COMPARE_SET, _GET, _ADD, _CHECK = range(6)
 _DELETE_KEY, _APPEND, _MULTI_GET = 8, 9, 10
@@ -137,19 +135,6 @@ class Wire:
         except OSError:  # it is gone already, which is as good
             pass
         self._socket.close()
-
-
-def resolve(host: str, port: int) -> tuple[str, int]:
-    """The address to connect to. UsageError code "bad_endpoint": no such host."""
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as error:
-        raise UsageError(
-            f"{host!r} is no host that this machine knows: {error}",
-            code="bad_endpoint",
-            hint="give HOST:PORT, HOST as the other nodes can resolve it",
-        ) from error
-    return str(found[0][4][0]), port
 
 
 def _string(data: bytes) -> bytes:
