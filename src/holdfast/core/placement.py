@@ -104,7 +104,7 @@ class _Free:
         if size > 1 and self.groups:
             taken = [self.groups.pop()]
         else:
-            taken = sorted(self.nodes.pop() for _ in range(size))
+            taken = [self.nodes.pop() for _ in range(size)]
         cells[start : start + size] = [member for unit in taken for member in unit.members]
         return taken[0].order
 
@@ -156,7 +156,6 @@ def _nodes(candidates: Iterable[Candidate], previous: Sequence[str]) -> tuple[li
         if other is None or (one.member not in ranks, one.member) < (other.member not in ranks, other.member):
             chosen[one.node] = one
     homes = {member.rpartition(".")[0]: rank for member, rank in ranks.items()}
-    homes |= {one.node: ranks[one.member] for one in chosen.values() if one.member in ranks}
     return sorted(chosen.values(), key=_order), {node: rank for node, rank in homes.items() if node in chosen}
 
 
