@@ -214,6 +214,8 @@ class Agent:
                     self._lose(str(error))
                 self._wait()
         finally:
+            if self._state.beat.state is not State.LEFT:  # whatever it was, the main thread must not wait for ever
+                self._lose("the agent's thread has ended too early; see above")
             self._stop_watching()
             self._local.close()
             self._store.close()

@@ -144,7 +144,8 @@ class Coordinating:
         elif control.proposed and control.proposed != before.proposed:
             self._events.emit("round_proposed", control.reason)
         elif control.outcome is not None:
-            self._events.emit("outcome", control.outcome.reason, **msgspec.to_builtins(control.outcome))
+            outcome = control.outcome
+            self._events.emit("outcome", outcome.reason, ending=outcome.ending.value, code=outcome.code)
         elif control.reason != before.reason:
             self._events.emit("waiting", control.reason)
 

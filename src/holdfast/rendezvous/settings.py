@@ -14,6 +14,7 @@ DEFAULT_PORT = 29512
 DEFAULT_ENDPOINT = f"127.0.0.1:{DEFAULT_PORT}"
 DEFAULT_RUN = "default"
 PORT_MAX = 65535
+DEFAULTS = Policy()
 
 T = TypeVar("T")
 
@@ -100,11 +101,11 @@ def read_settings(
         spares=words.whole("spares", 0),
         segment=words.whole("segment", 1),
         lease_s=words.seconds("lease", 0.0),
-        last_call_s=words.seconds("last_call", Policy.last_call_s),
-        stop_s=words.seconds("stop", Policy.stop_s),
-        wait_s=words.seconds("timeout", Policy.wait_s),
-        restart_budget=words.whole("restart_budget", Policy.restart_budget),
-        node_budget=words.whole("node_budget", Policy.node_budget),
+        last_call_s=words.seconds("last_call", DEFAULTS.last_call_s),
+        stop_s=words.seconds("stop", DEFAULTS.stop_s),
+        wait_s=words.seconds("timeout", DEFAULTS.wait_s),
+        restart_budget=words.whole("restart_budget", DEFAULTS.restart_budget),
+        node_budget=words.whole("node_budget", DEFAULTS.node_budget),
     )
     group, group_size = _group(words.text("replacement_group"))
     node = words.text("node")
