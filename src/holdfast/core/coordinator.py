@@ -64,6 +64,7 @@ class Coordinator(msgspec.Struct, frozen=True, kw_only=True):
         control: as it stands.
         plans: the rosters of the plans that `control` may name.
         writing: a `control` is being written; nothing is decided until it is known what stands.
+        looked_s: when it looked last. Times that are waited for count, as silence does, across own looks only.
         proposed_s, ready_s, committed_s: when, on the own clock. `told`: that time was written down.
         late: members that did not come back in time for this proposal.
         more_s: since when more nodes could train than do; `short_s`: since when there are too few.
@@ -77,6 +78,7 @@ class Coordinator(msgspec.Struct, frozen=True, kw_only=True):
     plans: dict[str, Roster] = {}
     writing: bool = False
     watch: liveness.Watch = liveness.Watch()
+    looked_s: float | None = None
     proposed_s: float = 0.0
     ready_s: float = 0.0
     committed_s: float = 0.0
@@ -156,6 +158,7 @@ def step(state: Coordinator, event: Event, now_s: float) -> Step:
         case Looked(known, fresh, timely):
             if state.dismissed or state.writing or state.control.outcome is not None:
                 return state, ()
+            state = _resume(state, now_s)
             state = _watch(state, known, now_s, timely=timely)
             state, replies = _requests(state, known, now_s)
             state, effects = _Look(state, known, fresh, now_s).decide()
@@ -182,6 +185,26 @@ def _stands(state: Coordinator, control: Control, now_s: float) -> Step:
         more_s=None,
     )
     return state, ((Forget(tuple(key for keys in old for key in keys)),) if old else ())
+
+
+def _resume(state: Coordinator, now_s: float) -> Coordinator:
+    """Whoever begins, or could not look for a while, gives everybody the time that passed without it."""
+    looked_s = state.looked_s
+    state = msgspec.structs.replace(state, looked_s=now_s)
+    if looked_s is None:
+        return msgspec.structs.replace(state, proposed_s=now_s, ready_s=now_s, committed_s=now_s)
+    away_s = now_s - looked_s
+    if away_s <= lease_s(state.control.policy) / 2.0:
+        return state
+    return msgspec.structs.replace(
+        state,
+        proposed_s=state.proposed_s + away_s,
+        ready_s=state.ready_s + away_s,
+        committed_s=state.committed_s + away_s,
+        more_s=None if state.more_s is None else state.more_s + away_s,
+        short_s=None if state.short_s is None else state.short_s + away_s,
+        drains={name: since_s + away_s for name, since_s in state.drains.items()},
+    )
 
 
 def _watch(state: Coordinator, known: Known, now_s: float, *, timely: bool) -> Coordinator:
@@ -254,7 +277,7 @@ class _Look:
         if self.control.round == 0:
             wanted = self.policy.max_nodes + self.policy.spares
             here = len(self._usable())
-            self._more(here < wanted)
+            self._more(here < wanted or len(placed.seats) < self.policy.max_nodes)
             if self.state.more_s is not None and self.now_s - self.state.more_s < self.policy.last_call_s:
                 return self._wait(f"waiting: {here} of {wanted} nodes are here; last call", too_few=False)
         return self._propose(placed, msgspec.structs.replace(charged, reason=self.broken or "the job begins"))
