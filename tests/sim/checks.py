@@ -41,10 +41,13 @@ class Checks:
         self.committed: dict[str, int] = {}
         self.yes: dict[str, set[str]] = {}
         self.done: dict[str, int] = {}
+        self.blamed: dict[str, set[str]] = {}
         self.history: list[Control] = []
         self.committed_s: list[float] = []
         self.outcome_s = 0.0
         self.founded = 0
+        self.term_s = 0.0
+        self.last_proposed, self.proposed_s, self.pending = "", 0.0, False
 
     def want(self, truth: bool, what: str) -> None:  # noqa: FBT001
         if not truth:
@@ -60,6 +63,7 @@ class Checks:
         else:
             self._transition(before, after, writer)
         self.history.append(after)
+        self.pending = self.pending and bool(after.proposed)
         if after.proposed and (before is None or after.proposed != before.proposed):
             self._proposed(after)
         if after.round > 0 and (before is None or after.round != before.round):
@@ -73,6 +77,7 @@ class Checks:
         if (after.coordinator, after.term) == (before.coordinator, before.term):
             self.want(writer == before.coordinator, f"M4: {writer} decides in the place of {before.coordinator}")
         else:
+            self.term_s = self.world.now_s
             self.want(after.term == before.term + 1, "M4: a term that is not the next one")
             self.want(after.coordinator == writer and writer != before.coordinator, "M4: taken over for somebody else")
             mine = {"coordinator": "", "term": 0, "nonce": "", "reason": ""}
@@ -107,6 +112,8 @@ class Checks:
         self.rosters[plan] = seats
         self.records[plan] = roster
         self._same_ranks(control, roster)
+        self._last_call(control, roster)
+        self.last_proposed, self.proposed_s, self.pending = plan, self.world.now_s, True
         self._justly_replaced(control, roster)
 
     def _same_ranks(self, control: Control, roster: Roster) -> None:
@@ -125,13 +132,42 @@ class Checks:
         lease = lease_s(control.policy)
         for member, why in roster.replaced.items():
             node = self.world.nodes[member]
-            if why.startswith("last heard") and member in self.rosters.get(control.plan, ()):
+            told = self.blamed.setdefault(control.plan, set())
+            if why.startswith("last heard") and member in self.rosters.get(control.plan, ()) and member not in told:
+                told.add(member)
                 since_s = node.unwell_s if node.unwell_s is not None else node.last_unwell_s
                 recent = self.world.now_s - since_s
                 self.want(
                     node.unwell_s is not None or recent < 3 * lease + 2.0,
                     f"{member} is replaced ({why}), but it was well all the time",
                 )
+
+    def _waited_s(self, control: Control, since_s: float) -> float:
+        """For how long its coordinator could watch a wait that began then, at least as it saw it."""
+        node = self.world.nodes[control.coordinator]
+        return self.world.now_s - max(since_s, self.term_s, node.last_unwell_s, self.world.store.back_s)
+
+    def _last_call(self, control: Control, roster: Roster) -> None:
+        """Who had a seat and comes back in time is proposed again, and has its time to begin."""
+        policy, world = control.policy, self.world
+        for member, why in roster.replaced.items():
+            if why.startswith("did not begin") and control.plan == self.records[control.plan].plan:
+                waited_s = self._waited_s(control, self.committed_s[-1])
+                self.want(waited_s > 0.8 * policy.stop_s, f"{member} had {waited_s:.1f} s to begin")
+        before = self.rosters.get(self.last_proposed, ())
+        records = world.store.nodes
+        if not self.pending or policy.segment > 1 or any(records[member].group for member in before):
+            return
+        waited_s = self._waited_s(control, self.proposed_s)
+        entries, had = world.store.entries, set(self.rosters.get(control.plan, ()))
+        draining = {request.member for request in world.store.requests.values()}
+        for member in had.intersection(before).difference(roster.seats, draining):
+            node, entry = world.nodes[member], entries[member]
+            well = node.well() and world.now_s - node.last_unwell_s > 2 * lease_s(policy)
+            can = entry.said.state in (State.PARKED, State.READY, State.RUNNING, State.STOPPING) and not entry.said.done
+            failed = roster.failures.get(node.record.node, 0) >= policy.node_budget
+            if well and can and not failed:
+                self.want(waited_s > 0.8 * policy.last_call_s, f"{member} had {waited_s:.1f} s of last call")
 
     def _committed(self, before: Control | None, after: Control) -> None:
         plan, roster = after.plan, self.rosters[after.plan]
@@ -162,10 +198,12 @@ class Checks:
     def _really_short(self, control: Control) -> None:
         policy = control.policy
         records = self.world.store.nodes.values()
+        watched_s = self._waited_s(control, 0.0)
+        self.want(watched_s > min(5.0, 0.5 * policy.wait_s), f"nobody could come: looked for {watched_s:.1f} s only")
         if policy.segment > 1 or any(record.group for record in records):
             return
         well = self.world.usable_for(20.0)
-        self.want(len(well) < policy.min_nodes, f"failed for want of nodes, though {len(well)} are well: {well[:8]}")
+        self.want(len(well) < policy.min_nodes, f"failed for want of nodes, though {len(well)} are well: {sorted(well)[:8]}")
 
     # members
 

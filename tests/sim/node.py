@@ -85,6 +85,7 @@ class Coordinating:
         self.state = Coordinator(member=node.name, control=cell.control, plans=plans)
         self.due_s = 0.0
         self.slept_s: float | None = None  # since when no looks were simulated
+        self.touched = False
 
     @property
     def look_s(self) -> float:
@@ -103,17 +104,17 @@ class Coordinating:
         began_s, began_local_s = world.now_s, node.clock(world.now_s)
         known = yield Call(self._know)
         timely = node.clock(world.now_s) - began_local_s <= TIMELY * lease_s(self.state.control.policy)
-        before = self.state
         self.state, effects = coordinator.step(self.state, Looked(known, world.fresh(), timely), began_local_s)
         self.unsure = self.state.writing
         for effect in effects:
             yield from self._carry_out(effect)
         self.due_s = world.now_s + self.look_s
-        if not effects and timely and self.state.plans == before.plans:
+        if not effects and timely and not self.touched:
             self._sleep(began_s)
 
     def _know(self, now_s: float) -> Known:
         store = self.node.world.store
+        self.touched = False
         return Known(
             nodes=store.nodes,
             beats=store.beats(now_s),
@@ -171,6 +172,7 @@ class Coordinating:
 
     def touch(self, now_s: float) -> None:
         """Something changed: look when the next look would have been."""
+        self.touched = True
         if self.slept_s is not None:
             pace = self.look_s
             self.due_s = min(self.due_s, self.slept_s + math.ceil((now_s - self.slept_s) / pace) * pace)
@@ -184,11 +186,14 @@ class Coordinating:
         if looks >= 1:
             at_s = slept_s + looks * self.look_s
             watch = catch_up(self.node, self.state.watch, slept_s, at_s, self.look_s)
-            self.state = msgspec.structs.replace(self.state, watch=watch)
+            self.state = msgspec.structs.replace(self.state, watch=watch, looked_s=self.node.clock(at_s))
 
     def interrupt(self, now_s: float) -> None:
         """From now on looks fail: those before have been made."""
-        self._catch_up(now_s)
+        if self.slept_s is not None:
+            self._catch_up(now_s)
+            self.due_s = now_s
+            self.node.wake(self.look_s)
 
 
 def catch_up(node: SimNode, watch: liveness.Watch, slept_s: float, at_s: float, pace_s: float) -> liveness.Watch:
@@ -481,7 +486,7 @@ class SimNode:
         else:
             assert self.cell is not None
             revision, control = self.cell.revision, self.cell.control
-            if control.outcome is None and control.coordinator != self.name:
+            if control.nonce == stand.control.nonce:  # else it is not this coordinator that was silent
                 ours = msgspec.structs.replace(
                     control, term=control.term + 1, coordinator=self.name, nonce=world.fresh(), reason=stand.reason
                 )

@@ -169,18 +169,9 @@ class World:
 
     def touch(self) -> None:
         """Something changed that a coordinator would see."""
-        for node in self.nodes.values() if len(self.coordinating) == 0 else self.coordinating:
-            if node.co is not None:
-                self._touch(node)
-
-    @property
-    def coordinating(self) -> list[SimNode]:
         control = self.store.cell.control if self.store.cell is not None else None
         node = self.nodes.get(control.coordinator) if control is not None else None
-        return [node] if node is not None else []
-
-    def _touch(self, node: SimNode) -> None:
-        if node.co is not None and node.co.slept_s is not None:
+        if node is not None and node.co is not None:
             node.co.touch(self.now_s)
             if node.task is None:
                 node.wake(max(0.0, node.co.due_s - self.now_s))
