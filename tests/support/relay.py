@@ -32,7 +32,9 @@ class Relay:
         with self._lock:
             pairs, self._pairs = self._pairs, []
         for pair in pairs:
-            _break(pair)
+            for end in pair:  # closed by the thread that reads from it
+                with contextlib.suppress(OSError):
+                    end.shutdown(socket.SHUT_RDWR)
 
     def lose_answer(self) -> None:
         """The next request is passed on, and its connection breaks when the answer comes (`lost` is set then)."""

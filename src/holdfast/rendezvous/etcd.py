@@ -22,7 +22,7 @@ import msgspec
 
 from holdfast.errors import UnavailableError, UsageError
 from holdfast.rendezvous.endpoint import host_and_port, resolve
-from holdfast.rendezvous.etcd_http import EtcdOptions, Gateway
+from holdfast.rendezvous.etcd_http import EtcdOptions, Gateway, not_etcd
 from holdfast.rendezvous.etcd_watch import EtcdWatch
 from holdfast.rendezvous.kv import KEY_BYTES_MAX, Cell, Traits, check_key, check_value
 
@@ -35,6 +35,7 @@ PAGE = 500
 WRITER_TRIES = 5
 VERSION_S = 1.5
 AGAIN_S = 0.3
+STRANGER_S = 3.0
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
@@ -259,14 +260,18 @@ def open_etcd(options: EtcdOptions, prefix: str, *, timeout_s: float = 10.0) -> 
     _check_hosts(options.endpoints)
     gateway = Gateway(options)
     store = EtcdStore(gateway, prefix, compact=options.compact)
-    end_s = time.monotonic() + timeout_s
+    began_s = time.monotonic()
     while True:
         try:
             _check_versions(gateway)
             store.read("control")
             return store
-        except UnavailableError:
-            if time.monotonic() + AGAIN_S >= end_s:
+        except UnavailableError as error:
+            waited_s = time.monotonic() - began_s
+            if error.fields.get("hung_up") and waited_s > min(STRANGER_S, timeout_s):
+                store.close()
+                raise not_etcd(gateway.name, "it hangs up") from error
+            if waited_s + AGAIN_S >= timeout_s:
                 store.close()
                 raise
         except UsageError:

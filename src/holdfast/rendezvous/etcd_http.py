@@ -132,15 +132,19 @@ class Gateway:
         return ", ".join(urlsplit(endpoint).netloc for endpoint in self.endpoints)
 
     def ask(self, endpoint: str, path: str, kind: type[T], *, limit_s: float, body: object | None = None) -> T:
-        """One attempt at this very endpoint: GET, or POST `body`. The same errors."""
+        """One attempt at this very endpoint: GET, or POST `body`. The same errors; field "hung_up": it took the request
+        and closed the connection without a word, as what speaks another protocol does."""
         content = None if body is None else msgspec.json.encode(body)
         try:
             return _decode(endpoint, *self._send(endpoint, path, content, limit_s, token=""), kind)
         except (_Failed, _Stale) as error:
             if isinstance(error, _Failed) and error.mend is not None:
                 raise error.mend from error
-            name = urlsplit(endpoint).netloc
-            raise UnavailableError(f"etcd at {name}: {error}", code="store_unavailable") from error
+            raise UnavailableError(
+                f"etcd at {urlsplit(endpoint).netloc}: {error}",
+                code="store_unavailable",
+                hung_up=isinstance(error.__cause__, httpcore2.RemoteProtocolError),
+            ) from error
 
     def follow(self, path: str, body: object, opened: Callable[[Any], None]) -> Iterator[bytes]:
         """POST, and the lines of the answer as they come; `opened` gets the socket, to shut it down from elsewhere.
@@ -239,7 +243,7 @@ class Gateway:
                 for part in response.iter_stream():
                     size += len(part)
                     if size > ANSWER_BYTES_MAX:
-                        raise _Failed("its answer is huge", sent=True, mend=_not_etcd(endpoint, "a huge answer"))
+                        raise _Failed("its answer is huge", sent=True, mend=not_etcd(endpoint, "a huge answer"))
                     parts.append(part)
         except (httpcore2.ConnectError, httpcore2.ConnectTimeout, httpcore2.PoolTimeout) as error:
             raise _Failed(f"cannot be reached: {error}", sent=False, mend=_mend_tls(endpoint, error)) from error
@@ -258,7 +262,7 @@ def _decode(endpoint: str, status: int, content: bytes, kind: type[T]) -> T:
     except _NOT_JSON:
         if status >= 500:  # a proxy whose etcd is away
             raise _Failed(f"status {status}", sent=True) from None
-        raise _Failed("not etcd", sent=False, mend=_not_etcd(endpoint, f"status {status}")) from None
+        raise _Failed("not etcd", sent=False, mend=not_etcd(endpoint, f"status {status}")) from None
     text = said.message or said.error
     if said.code == 16 or any(part in text for part in _TOKEN):
         raise _Stale(text)
@@ -277,13 +281,13 @@ def _decode(endpoint: str, status: int, content: bytes, kind: type[T]) -> T:
     if "database space exceeded" in text:
         text += "; compact and defragment it, then `etcdctl alarm disarm`"
     if status < 500 and not text:
-        raise _Failed("not etcd", sent=False, mend=_not_etcd(endpoint, f"status {status}"))
+        raise _Failed("not etcd", sent=False, mend=not_etcd(endpoint, f"status {status}"))
     raise _Failed(text or f"status {status}", sent=True)
 
 
-def _not_etcd(endpoint: str, why: str) -> UsageError:
+def not_etcd(endpoint: str, why: str) -> UsageError:
     return UsageError(
-        f"what listens at {urlsplit(endpoint).netloc} is no etcd: {why}",
+        f"what listens at {urlsplit(endpoint).netloc or endpoint} is no etcd: {why}",
         code="not_a_store",
         hint="check the address; etcd:// is for plain HTTP, etcds:// for TLS",
     )
@@ -297,7 +301,7 @@ def _mend_tls(endpoint: str, error: BaseException | None) -> UsageError | None:
         return None
     text = str(error).lower()
     if "wrong version" in text or "record layer" in text or "unknown protocol" in text or "http request" in text:
-        return _not_etcd(endpoint, "it does not speak TLS")
+        return not_etcd(endpoint, "it does not speak TLS")
     if isinstance(error, ssl.SSLCertVerificationError) or "alert" in text or "certificate" in text:
         return UsageError(
             f"TLS with {urlsplit(endpoint).netloc} failed: {error}",

@@ -6,7 +6,8 @@ from holdfast.errors import UsageError
 from holdfast.rendezvous.endpoint import host_and_port
 from holdfast.rendezvous.etcd import EtcdOptions, open_etcd
 from holdfast.rendezvous.kv import KeyValueStore
-from holdfast.rendezvous.tcp import LOST_AFTER_S, connect_tcp
+from holdfast.rendezvous.tcp import PATIENCE, connect_tcp
+from holdfast.rendezvous.tcp_store import Patience
 
 FORMS = "write HOST:PORT or tcp://HOST:PORT for the embedded store, etcd://HOST:PORT,… or etcds://HOST:PORT,… for etcd"
 _SCHEMES = {"etcd": "http", "etcds": "https"}
@@ -54,14 +55,14 @@ def open_store(
     cert_file: str | None = None,
     key_file: str | None = None,
     compact: bool = True,
-    lost_after_s: float = LOST_AFTER_S,
+    patience: Patience = PATIENCE,
 ) -> KeyValueStore:
     """A client of the store at `endpoint`; its keys lie below `prefix`.
 
     Args:
         endpoint: "HOST:PORT", "tcp://HOST:PORT", "etcd://HOST:PORT,HOST:PORT" or "etcds://…" (TLS).
         timeout_s: how long to ask again while nobody answers there (seconds).
-        lost_after_s: for how long an embedded store may be out of reach before it is given up for lost.
+        patience: with an embedded store.
         user … compact: as in `EtcdOptions`, for etcd alone.
 
     Raises:
@@ -76,7 +77,7 @@ def open_store(
                 hint="leave them out, or use etcd",
             )
         host, port = tcp_place(endpoint)
-        return connect_tcp(host, port, prefix, timeout_s, lost_after_s=lost_after_s)
+        return connect_tcp(host, port, prefix, timeout_s, patience=patience)
     options = EtcdOptions(
         endpoints=etcd_endpoints(endpoint),
         user=user,

@@ -19,14 +19,14 @@ from typing import Any
 from holdfast.errors import UnavailableError, UsageError
 from holdfast.rendezvous.endpoint import resolve
 from holdfast.rendezvous.kv import KEY_BYTES_MAX
-from holdfast.rendezvous.tcp_store import CALL_S, MAGIC_KEY, TcpStore
+from holdfast.rendezvous.tcp_store import MAGIC_KEY, Patience, TcpStore
 from holdfast.rendezvous.tcp_wire import Wire, WireError
 
 BACKLOG = 4096
 ATTEMPT_S = 2.0
-STRANGER_S = 4.0
 AGAIN_S = 0.2
-LOST_AFTER_S = 30.0
+SERVE_S = 5.0
+PATIENCE = Patience()
 
 
 def serve_tcp(host: str, port: int) -> tuple[Any, int]:
@@ -57,7 +57,7 @@ def serve_tcp(host: str, port: int) -> tuple[Any, int]:
         port,
         None,
         is_master=True,
-        timeout=timedelta(seconds=CALL_S),
+        timeout=timedelta(seconds=SERVE_S),
         wait_for_workers=False,
         master_listen_fd=listener.detach(),
         use_libuv=True,
@@ -65,7 +65,7 @@ def serve_tcp(host: str, port: int) -> tuple[Any, int]:
     magic = secrets.token_hex(16)
     server.set(MAGIC_KEY.decode().removeprefix("/"), magic)  # torch puts a slash before every key
     try:
-        wire = Wire((own, port), time.monotonic() + CALL_S)
+        wire = Wire((own, port), time.monotonic() + SERVE_S)
         with contextlib.closing(wire):
             understood = wire.get(MAGIC_KEY, b"holdfast/nothing") == [magic.encode(), b""]
     except WireError:
@@ -79,12 +79,11 @@ def serve_tcp(host: str, port: int) -> tuple[Any, int]:
     return server, port
 
 
-def connect_tcp(host: str, port: int, prefix: str, timeout_s: float, *, lost_after_s: float = LOST_AFTER_S) -> TcpStore:
+def connect_tcp(host: str, port: int, prefix: str, timeout_s: float, *, patience: Patience = PATIENCE) -> TcpStore:
     """A client of the store that `serve_tcp` made at `host`; its keys lie below `prefix`.
 
     Args:
         timeout_s: how long to ask again while nobody listens there (seconds).
-        lost_after_s: for how long it may be out of reach before it is given up for lost.
 
     Raises:
         UsageError: code "bad_endpoint": no such host; code "not_a_store": something else listens there.
@@ -103,7 +102,7 @@ def connect_tcp(host: str, port: int, prefix: str, timeout_s: float, *, lost_aft
             wire = Wire(address, began_s + ATTEMPT_S)
             magic = wire.get(MAGIC_KEY)[0]
             if magic:
-                return TcpStore(address, prefix, magic, wire, name=name, lost_after_s=lost_after_s)
+                return TcpStore(address, prefix, magic, wire, name=name, patience=patience)
             why = "it is another program's TCPStore"
         except WireError as error:
             why = str(error)
@@ -113,7 +112,7 @@ def connect_tcp(host: str, port: int, prefix: str, timeout_s: float, *, lost_aft
             wire.close()
             stranger_since_s = began_s if stranger_since_s is None else stranger_since_s
         now_s = time.monotonic()
-        if stranger_since_s is not None and (now_s - stranger_since_s > STRANGER_S or now_s >= end_s):
+        if stranger_since_s is not None and (now_s - stranger_since_s > patience.stranger_s or now_s >= end_s):
             raise UsageError(
                 f"what listens at {name} is no store of Holdfast: {why}",
                 code="not_a_store",

@@ -25,13 +25,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NoReturn, TypeVar
 
+import msgspec
+
 from holdfast.errors import UnavailableError
 from holdfast.rendezvous.kv import Cell, Traits, check_key, check_value
 from holdfast.rendezvous.tcp_wire import Wire, WireError
 
 TRAITS = Traits(kind="tcp", survives=False, look_s=0.05)
 MAGIC_KEY = b"/holdfast/store"
-CALL_S = 5.0
 RECONNECT_S = 2.0
 REREAD_S = 1.0
 CHUNK_KEYS = 1000
@@ -53,17 +54,31 @@ class _Bell:
         self.at_s = at_s
 
 
+class Patience(msgspec.Struct, frozen=True, kw_only=True):
+    """How long a client waits for what (seconds).
+
+    Attributes:
+        call_s: a call, in all.
+        stranger_s: what listens and does not prove to be a store, while it is being found.
+        lost_after_s: a store that cannot be reached, before it is given up for lost.
+    """
+
+    call_s: float = 5.0
+    stranger_s: float = 4.0
+    lost_after_s: float = 30.0
+
+
 class TcpStore:
     """One client of a TCPStore that `serve_tcp` made; see `KeyValueStore`. Made by `connect_tcp`."""
 
     def __init__(
-        self, address: tuple[str, int], prefix: str, magic: bytes, wire: Wire, *, name: str, lost_after_s: float
+        self, address: tuple[str, int], prefix: str, magic: bytes, wire: Wire, *, name: str, patience: Patience
     ) -> None:
         self._address = address
         self._prefix = f"{prefix}\n".encode()
         self._magic = magic
         self._name = name
-        self._lost_after_s = lost_after_s
+        self._patience = patience
         self._lock = threading.Lock()
         self._wire: Wire | None = wire
         self._answered_s = time.monotonic()
@@ -206,7 +221,7 @@ class TcpStore:
 
     def _call(self, ask: Callable[[Wire], T], *, idempotent: bool = True) -> T:
         """`ask` over the connection; once more over a fresh one if that breaks and nothing can come of it twice."""
-        deadline_s = time.monotonic() + CALL_S
+        deadline_s = time.monotonic() + self._patience.call_s
         with self._exclusively():
             try:
                 return self._ask(ask, deadline_s)
@@ -235,7 +250,7 @@ class TcpStore:
 
     @contextlib.contextmanager
     def _exclusively(self) -> Iterator[None]:
-        if not self._lock.acquire(timeout=CALL_S):
+        if not self._lock.acquire(timeout=self._patience.call_s):
             raise UnavailableError(f"the store at {self._name} is slow", code="store_unavailable")
         try:
             if self._lost:
@@ -257,8 +272,8 @@ class TcpStore:
         except WireError as error:
             if error.refused:
                 self._gone("nobody listens there any more")
-            if time.monotonic() - self._answered_s > self._lost_after_s:
-                self._gone(f"it has not answered for {self._lost_after_s:g} s: {error}")
+            if time.monotonic() - self._answered_s > self._patience.lost_after_s:
+                self._gone(f"it has not answered for {self._patience.lost_after_s:g} s: {error}")
             raise
         if magic != self._magic:
             wire.close()
