@@ -317,6 +317,8 @@ class _Look:
         since_s = self.state.more_s
         if since_s is None or self.now_s - since_s < self.policy.last_call_s or not self.view.all_running:
             return ""
+        if self.now_s - self.state.committed_s < self.policy.stop_s:
+            return ""  # else those who are slow to stop are left out, come back, and the job does nothing but grow
         return f"{len(placed.seats)} nodes can train instead of {len(self.state.roster.seats)}"
 
     def _drain_of(self, member: str) -> str:
