@@ -144,8 +144,10 @@ class Checks:
 
     def _waited_s(self, control: Control, since_s: float) -> float:
         """For how long its coordinator could watch a wait that began then, at least as it saw it."""
-        node = self.world.nodes[control.coordinator]
-        return self.world.now_s - max(since_s, self.term_s, node.last_unwell_s, self.world.store.back_s)
+        co = self.world.nodes[control.coordinator].co
+        if co is None:  # it was another one's swap, and landed late
+            return self.world.now_s - since_s
+        return co.looked_s - max(since_s, self.term_s, co.since_s, self.world.store.back_s)
 
     def _last_call(self, control: Control, roster: Roster) -> None:
         """Who had a seat and comes back in time is proposed again, and has its time to begin."""

@@ -86,6 +86,8 @@ class Coordinating:
         self.due_s = 0.0
         self.slept_s: float | None = None  # since when no looks were simulated
         self.touched = False
+        self.looked_s = 0.0  # by the clock of the world, as all times here
+        self.since_s = 0.0  # since when its looks are good ones
 
     @property
     def look_s(self) -> float:
@@ -102,6 +104,7 @@ class Coordinating:
             yield from self._stands(cell)
         self._catch_up(world.now_s)
         began_s, began_local_s = world.now_s, node.clock(world.now_s)
+        self.looked_s, self.since_s = began_s, node.last_unwell_s
         known = yield Call(self._know)
         timely = node.clock(world.now_s) - began_local_s <= TIMELY * lease_s(self.state.control.policy)
         self.state, effects = coordinator.step(self.state, Looked(known, world.fresh(), timely), began_local_s)
