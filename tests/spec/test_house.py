@@ -21,21 +21,22 @@ LEVELS = {
     "events": 1,
     "core": 1,
     "net": 1,
-    "channel": 2,
-    "engines": 2,
-    "rendezvous": 2,
-    "run": 3,
-    "serve": 3,
-    "sync": 3,
-    "testing": 3,
-    "cli": 4,
+    "launched": 2,
+    "channel": 3,
+    "engines": 3,
+    "rendezvous": 3,
+    "run": 4,
+    "serve": 4,
+    "sync": 4,
+    "testing": 4,
+    "cli": 5,
 }
 PURE = {
     *("__future__", "abc", "base64", "binascii", "bisect", "collections", "copy", "dataclasses", "enum", "functools"),
     *("hashlib", "heapq", "itertools", "json", "math", "operator", "re", "string", "struct", "types", "typing", "zlib"),
     *("holdfast", "msgspec"),
 }
-HEAVY_MARKERS = ("model", "mutants", "kill", "nfs", "vllm", "etcd")
+HEAVY_MARKERS = ("model", "mutants", "kill", "nfs", "vllm", "etcd", "agents")
 MODULE_LINES_MAX = 450
 FUNCTION_LINES_MAX = 60
 
