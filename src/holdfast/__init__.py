@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from holdfast.channel.held import HeldVersion
     from holdfast.core.records import Term
     from holdfast.core.retention import Retention
+    from holdfast.launched import Job, drain_requested, job, ready_to_drain
     from holdfast.sync.served import Served
 
 __version__ = "0.1.0"
@@ -35,9 +36,13 @@ __version__ = "0.1.0"
 _LAZY = {
     "Channel": "holdfast.channel.channel",
     "HeldVersion": "holdfast.channel.held",
+    "Job": "holdfast.launched",
     "Retention": "holdfast.core.retention",
     "Served": "holdfast.sync.served",
     "Term": "holdfast.core.records",
+    "drain_requested": "holdfast.launched",
+    "job": "holdfast.launched",
+    "ready_to_drain": "holdfast.launched",
 }
 
 __all__ = [
@@ -47,6 +52,7 @@ __all__ = [
     "HeldVersion",
     "HoldfastError",
     "IntegrityError",
+    "Job",
     "NotVisibleError",
     "OutcomeUnknownError",
     "Retention",
@@ -57,6 +63,9 @@ __all__ = [
     "UnavailableError",
     "UsageError",
     "__version__",
+    "drain_requested",
+    "job",
+    "ready_to_drain",
 ]
 
 
