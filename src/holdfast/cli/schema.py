@@ -6,6 +6,8 @@ from typing import Any
 
 import msgspec
 
+from holdfast.core.membership import Outcome
+
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
     """What is wrong with a version."""
@@ -146,3 +148,27 @@ class Syncing(msgspec.Struct, frozen=True):
 
     url: str | None
     name: str
+
+
+class Drained(msgspec.Struct, frozen=True, kw_only=True):
+    """`holdfast drain`; `done` null: there is no answer yet."""
+
+    run: str
+    attempt: str
+    node: str
+    member: str
+    request: str
+    done: bool | None
+    reason: str
+    seconds: float
+
+
+class Stopped(msgspec.Struct, frozen=True, kw_only=True):
+    """`holdfast stop`; `request` null: the job had ended before. `outcome` null: it does not stand yet."""
+
+    run: str
+    attempt: str
+    request: str | None
+    outcome: Outcome | None
+    reason: str
+    seconds: float
