@@ -15,6 +15,7 @@ import logging
 import queue
 import threading
 import time
+from collections.abc import Callable
 
 import msgspec
 
@@ -65,6 +66,7 @@ from holdfast.rendezvous.founding import Keys, found, take_over
 from holdfast.rendezvous.hosting import Keeper
 from holdfast.rendezvous.kv import Cell, KeyValueStore
 from holdfast.rendezvous.local import Local
+from holdfast.rendezvous.words import Left, Released, Round, Word
 
 logger = logging.getLogger(__name__)
 
@@ -72,24 +74,6 @@ LEAVE_S = 2.0  # how long a good-bye is tried
 AGAIN_S = 0.2
 LOOKS_PER_S_MAX = 5000  # of all members together
 LOST, USAGE = 1, 2
-
-
-class Round(msgspec.Struct, frozen=True, kw_only=True):
-    """A seat in the committed round: start workers."""
-
-    seat: Seat
-    control: Control
-
-
-class Left(msgspec.Struct, frozen=True, kw_only=True):
-    """End with this code."""
-
-    code: int
-    reason: str
-
-
-class Released(msgspec.Struct, frozen=True):
-    """All nodes are done."""
 
 
 class Agent:
@@ -126,7 +110,7 @@ class Agent:
         self._server = server
         self._events = events
         self._inbox: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
-        self._words: queue.SimpleQueue[Round | Left | Released] = queue.SimpleQueue()
+        self._words: queue.SimpleQueue[Word] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="holdfast-agent", daemon=False)
         self._state = Member(member=node.member, checks=local.checks)
         self._cell: Cell | None = None
@@ -142,18 +126,30 @@ class Agent:
         self._left_s: float | None = None
         self._due = {"look": 0.0, "beat": 0.0, "watch": 0.0, "coordinate": 0.0, "local": 0.0}
         self._rings = False
-        self._stop_watching = lambda: None
+        self._stop_watching: Callable[[], None] = lambda: None
 
     # For torchrun's main thread
 
     def next_round(self, *, failed: bool) -> Round | Left:
         """Wait for a seat in a committed round; without workers. `failed`: they failed, nobody rang."""
         if not self._thread.is_alive() and self._lost is None:
+            self._local.start()
             self._thread.start()
-        self._inbox.put(Entered(failed))
-        word = self._words.get()
-        assert not isinstance(word, Released)
+        self.enter(failed=failed)
+        word = self.word()
+        assert isinstance(word, Round | Left)
         return word
+
+    def enter(self, *, failed: bool) -> None:
+        """A seat is wanted; `word` will tell."""
+        self._inbox.put(Entered(failed))
+
+    def word(self, *, wait: bool = True) -> Word | None:
+        """What the main thread is to do next; None: nothing yet."""
+        try:
+            return self._words.get(block=wait)
+        except queue.Empty:
+            return None
 
     def rings(self) -> bool:
         """Whether the workers have to be ended, for whatever reason; then `heard` is to be called."""
@@ -168,8 +164,8 @@ class Agent:
 
     def wait_for_the_others(self) -> Left | Released:
         """After `finished`: wait until all have."""
-        word = self._words.get()
-        assert not isinstance(word, Round)
+        word = self.word()
+        assert isinstance(word, Left | Released)
         return word
 
     def leave(self, reason: str, *, failed: bool = False) -> None:
@@ -203,16 +199,8 @@ class Agent:
         self._stop_watching = self._store.watch(self._keys.control, lambda: self._inbox.put(None))
         try:
             while not self._over():
-                try:
-                    self._turn()
-                    self._back()
-                except UnavailableError as error:
-                    self._away(error)
-                except UsageError as error:
-                    self._lose(str(error), USAGE)
-                except HoldfastError as error:
-                    self._lose(str(error))
-                self._wait()
+                self.turn()
+                self._listen(min(max(self.due_s - time.monotonic(), 0.001), AGAIN_S))
         finally:
             if self._state.beat.state is not State.LEFT:  # whatever it was, the main thread must not wait for ever
                 self._lose("the agent's thread has ended too early; see above")
@@ -220,6 +208,24 @@ class Agent:
             self._local.close()
             self._store.close()
             self._events.close()
+
+    def turn(self) -> None:
+        """Do what is due. The agent's own thread calls it, or, for many agents in one thread, whoever made them."""
+        self._listen(0.0)
+        try:
+            self._turn()
+            self._back()
+        except UnavailableError as error:
+            self._away(error)
+        except UsageError as error:
+            self._lose(str(error), USAGE)
+        except HoldfastError as error:
+            self._lose(str(error))
+
+    @property
+    def due_s(self) -> float:
+        """When the next turn is due, on this process's monotonic clock."""
+        return min(self._due.values())
 
     def _over(self) -> bool:
         if self._state.beat.state is not State.LEFT:
@@ -268,17 +274,16 @@ class Agent:
         self._due[what] = now_s + every_s
         return True
 
-    def _wait(self) -> None:
-        """Until something is due, or somebody says something."""
-        timeout_s = min(self._due.values()) - time.monotonic()
+    def _listen(self, timeout_s: float) -> None:
+        """What the main thread and the store have to say, waited for so long."""
         try:
-            event = self._inbox.get(timeout=min(max(timeout_s, 0.001), AGAIN_S))
             while True:
+                event = self._inbox.get(timeout=timeout_s) if timeout_s > 0 else self._inbox.get_nowait()
+                timeout_s = 0.0
                 if event is None:
                     self._due["look"] = 0.0
                 else:
                     self._step(event)
-                event = self._inbox.get_nowait()
         except queue.Empty:
             return
 

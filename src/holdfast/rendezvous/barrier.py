@@ -10,7 +10,8 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Sequence
 
-from holdfast.rendezvous.agent import Agent, Left
+from holdfast.rendezvous.agent import Agent
+from holdfast.rendezvous.words import Left
 
 TIMEOUT = dt.timedelta(minutes=5)
 

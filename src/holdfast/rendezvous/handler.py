@@ -24,11 +24,12 @@ from torch.distributed.elastic.rendezvous import (
 )
 
 from holdfast.errors import HoldfastError, UsageError
-from holdfast.rendezvous.agent import Agent, Left, Round
+from holdfast.rendezvous.agent import Agent
 from holdfast.rendezvous.barrier import BarrierStore
 from holdfast.rendezvous.joining import join
 from holdfast.rendezvous.settings import read_settings
 from holdfast.rendezvous.signals import Signals
+from holdfast.rendezvous.words import Left, Round
 
 logger = logging.getLogger(__name__)
 

@@ -67,7 +67,8 @@ def _place(endpoint: str) -> tuple[str, int]:
 def _serve(host: str, port: int) -> object | None:
     """The store's server in this process; None: another agent on this machine was quicker."""
     try:
-        return serve_tcp(host, port)[0]
+        server: object = serve_tcp(host, port)[0]
+        return server
     except UsageError as error:
         if error.code != "port_in_use":
             raise
