@@ -225,6 +225,8 @@ def _take(state: Member, event: Event, now_s: float) -> Member:
             return _say(state, State.PARKED, failed=failed, plan="", drain_ready=False, reason="")
         case Saw(control):
             mine = state.offered is not None and control is not None and state.offered.plan == control.plan
+            if _reign(control) != _reign(state.control):  # whoever coordinates again is watched anew
+                state = msgspec.structs.replace(state, watch=liveness.Watch(), watched="")
             return msgspec.structs.replace(state, control=control, seat=state.offered if mine else state.seat)
         case SeatFound(plan, seat):
             return msgspec.structs.replace(state, looked=plan, offered=seat)
@@ -335,6 +337,10 @@ def _watch(state: Member, member: str, beat: Beat | None, now_s: float) -> Membe
     watch = liveness.look(watch, {member: token}, now_s, gap_s=lease / 2.0, full_lease=True)
     deserted = beat is not None and beat.state is State.LEFT
     return msgspec.structs.replace(state, watch=watch, watched=member, deserted=deserted)
+
+
+def _reign(control: Control | None) -> tuple[str, int] | None:
+    return None if control is None else (control.coordinator, control.term)
 
 
 def _alone(state: Member, control: Control, now_s: float) -> bool:
