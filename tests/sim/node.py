@@ -87,7 +87,6 @@ class Coordinating:
         self.slept_s: float | None = None  # since when no looks were simulated
         self.touched = False
         self.looked_s = 0.0  # by the clock of the world, as all times here
-        self.since_s = 0.0  # since when its looks are good ones
 
     @property
     def look_s(self) -> float:
@@ -104,7 +103,7 @@ class Coordinating:
             yield from self._stands(cell)
         self._catch_up(world.now_s)
         began_s, began_local_s = world.now_s, node.clock(world.now_s)
-        self.looked_s, self.since_s = began_s, node.last_unwell_s
+        self.looked_s = began_s
         known = yield Call(self._know)
         timely = node.clock(world.now_s) - began_local_s <= TIMELY * lease_s(self.state.control.policy)
         self.state, effects = coordinator.step(self.state, Looked(known, world.fresh(), timely), began_local_s)
@@ -242,6 +241,8 @@ class SimNode:
         self.blocked = False
         self.unwell_s: float | None = None  # since when it does not beat, through no fault of the store
         self.last_unwell_s = -math.inf
+        self.deaf_since_s: float | None = None
+        self.deaf_s = 0.0  # for how long, in all, it could not speak to the store
         self.begun: set[str] = set()
         self.held_back: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
         # the agent's thread
@@ -301,6 +302,10 @@ class SimNode:
             self.unwell_s = None
         elif self.unwell_s is None:
             self.unwell_s = now_s
+        if not (self.well() and self.reaches()):
+            self.deaf_since_s = now_s if self.deaf_since_s is None else self.deaf_since_s
+        elif self.deaf_since_s is not None:
+            self.deaf_s, self.deaf_since_s = self.deaf_s + now_s - self.deaf_since_s, None
         if not self.quiet():
             if self.co is not None:
                 self.co.interrupt(now_s)
@@ -502,7 +507,7 @@ class SimNode:
         self.step(Stood())
 
     def _coordinate(self, cell: Cell) -> Task:
-        if self.co is None:
+        if self.co is None or self.co.state.dismissed:
             control, plain = cell.control, self.world.store.plain
             named = {control.plan: control.round, control.proposed: control.round + 1}
             keys = {plan: round_key(number, plan, "roster") for plan, number in named.items() if plan}

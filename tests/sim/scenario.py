@@ -21,7 +21,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
     seed: int
     nodes: int = 64
-    faults: int = 8
+    faults: int = 16
     kinds: tuple[str, ...] = ()
 
 
@@ -43,7 +43,7 @@ def policy_of(rng: random.Random, nodes: int) -> Policy:
             last_call_s=rng.choice([1.0, 3.0, 5.0, 5.0]),
             stop_s=rng.choice([15.0, 35.0, 45.0]),
             wait_s=rng.choice([40.0, 90.0, 150.0]),
-            restart_budget=rng.choice([-1, 20, 20, 20, 3, 0]),
+            restart_budget=rng.choice([-1, -1, 20, 20, 20, 3, 0]),
             node_budget=rng.choice([1, 3, 3]),
         )
     )
