@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import secrets
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 from tests.support.etcds import Etcd, one_etcd
 from tests.support.jobs import Job
+from tests.support.tcp_server import TcpServer
 
 StartJob = Callable[..., Job]
 
@@ -41,10 +43,22 @@ def start_job(tmp_path: pathlib.Path) -> Iterator[StartJob]:
         yield start
 
 
+@pytest.fixture(params=["embedded", "etcd"])
+def store(request: pytest.FixtureRequest) -> dict[str, str]:
+    """For a job: a TCPStore that its first agent serves, or etcd."""
+    return {} if request.param == "embedded" else _in_etcd(request)
+
+
 @pytest.fixture(params=["tcp", "etcd"])
-def endpoint(request: pytest.FixtureRequest) -> str | None:
-    """A store's endpoint: None has the first agent serve it; else etcd's, where every job needs a run id of its own."""
-    if request.param == "tcp":
-        return None
+def outside(request: pytest.FixtureRequest) -> Iterator[dict[str, str]]:
+    """For a job: a store that no agent serves, so that any of them may die."""
+    if request.param == "etcd":
+        yield _in_etcd(request)
+        return
+    with TcpServer() as server:
+        yield {"endpoint": f"127.0.0.1:{server.port}"}
+
+
+def _in_etcd(request: pytest.FixtureRequest) -> dict[str, str]:
     etcd: Etcd = request.getfixturevalue("shared_etcd")
-    return f"etcd://127.0.0.1:{etcd.port}"
+    return {"endpoint": f"etcd://127.0.0.1:{etcd.port}", "run": f"job-{secrets.token_hex(4)}"}

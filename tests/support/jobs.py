@@ -252,6 +252,7 @@ class Job:
         def look() -> bool:
             rounds = self.rounds()
             found[:] = [number for number, seen in rounds.items() if number > after and seen == dict(ranks)]
+            assert found or not all(life.ended() for life in self.lives.values()), "all agents have ended"
             return bool(found)
 
         self.wait(look, f"no round {dict(ranks)} after round {after}")
