@@ -205,12 +205,22 @@ def test_a_silent_seat_is_lost_and_its_spares_are_missing(run: Run, paper: Paper
     now = job(run, paper, code=3)
     assert [one.life for one in now.nodes] == ["silent", "silent"]
     assert now.problems[0].startswith("group rank 0: n0.a last heard ")
-    assert now.problems[1:] == ["0 of 1 spares"]
+    assert now.problems[1:] == ["degraded: 0 of 1 spares"]
     text = run("members", *paper.words)
     assert text.code == 3
     assert "! group rank 0: n0.a last heard " in text.out
     assert "… and 1 that have left or fallen silent (--all lists them)" in text.out
     assert "n1" in run("members", *paper.words, "--all").out
+
+
+def test_a_job_that_has_shrunk_is_degraded(run: Run, paper: Paper) -> None:
+    paper.node("n0.a")
+    paper.seats("n0.a", policy=policy(4, min_nodes=1))
+    with paper.beating():
+        now = job(run, paper, code=3)
+        text = run("members", *paper.words).out
+    assert now.problems == ["degraded: 1 of 4 nodes train"]
+    assert "round        1: 1 nodes of 1 to 4" in text
 
 
 def test_nodes_that_share_a_name_are_told_apart_by_member(run: Run, paper: Paper) -> None:
@@ -309,7 +319,7 @@ def test_spares_are_those_that_could_take_a_seat_now() -> None:
     )
     now = view(found, Watch(1.0, watched))
     assert [one.node for one in now.nodes if one.spare] == ["n0", "n1"]
-    assert now.problems == ["2 of 3 spares"]
+    assert now.problems == ["degraded: 2 of 3 spares"]
 
 
 # Which job

@@ -338,9 +338,9 @@ def _problems(found: Records, nodes: list[NodeView], spares: int) -> list[str]:
         return [f"who sits in round {control.round} cannot be read"]
     problems = [f"group rank {node.group_rank}: {node.member} {_why_lost(node)}" for node in nodes if _lost(node)]
     if len(found.roster.seats) < policy.max_nodes:
-        problems.append(f"{len(found.roster.seats)} of {policy.max_nodes} nodes train")
+        problems.append(f"degraded: {len(found.roster.seats)} of {policy.max_nodes} nodes train")
     if spares < policy.spares:
-        problems.append(f"{spares} of {policy.spares} spares")
+        problems.append(f"degraded: {spares} of {policy.spares} spares")
     return problems
 
 
