@@ -20,11 +20,11 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from holdfast import Channel, Retention, Served
-from holdfast.events import Event, read_events
 from holdfast.channel.payload import Payload
 from holdfast.channel.publisher import Publisher
 from holdfast.channel.sources import BytesSource
 from holdfast.core.names import Version
+from holdfast.events import Event, read_events
 from holdfast.testing.adapters import adapter_files
 from holdfast.testing.vllm import FakeVLLM
 

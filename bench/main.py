@@ -23,6 +23,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import engines  # beside this file
+import membership
 from rich.console import Console
 from rich.table import Table
 
@@ -80,6 +81,7 @@ def _measures(pairs: int) -> dict[str, Callable[[], list[Row]]]:
         "deciding": lambda: deciding(pairs),
         "memory": peak_memory,
         **engines.measures(pairs),
+        **membership.measures(pairs),
     }
 
 

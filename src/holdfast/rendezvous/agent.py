@@ -124,7 +124,7 @@ class Agent:
         self._free = False
         self._away_since_s: float | None = None
         self._left_s: float | None = None
-        self._due = {"look": 0.0, "beat": 0.0, "watch": 0.0, "coordinate": 0.0, "local": 0.0}
+        self._due: dict[str, float] = {"local": 0.0}
         self._rings = False
         self._stop_watching: Callable[[], None] = lambda: None
 
@@ -253,23 +253,31 @@ class Agent:
         if self._state.beat.state is State.LEFT:
             self._free = self._keeper is None or self._keeper.may_end()
             return
-        if self._is_due("look", max(self._store.traits.look_s, _size(self._rules) / LOOKS_PER_S_MAX)):
+        if self._is_due("look", self._look_s()):
             self._look()
         if self._find is not None:
             self._look_for_seat(self._find)
         if self._stand is not None:
             self._try_to_stand(self._stand)
         self._coordinate()
-        if self._coordinating is None and self._is_due("watch", beat_s(lease)):
+        if self._coordinating is not None:
+            self._due.pop("watch", None)
+        elif self._is_due("watch", beat_s(lease)):
             self._watch_coordinator()
 
     @property
     def _rules(self) -> Policy:
         return self._state.control.policy if self._state.control is not None else self._policy
 
+    def _look_s(self) -> float:
+        """How often to look whether `control` has changed: half as often while there is nothing to hurry for."""
+        idle = 2.0 if self._state.beat.state is State.PARKED else 1.0
+        size = self._rules.max_nodes + self._rules.spares
+        return max(idle * self._store.traits.look_s, size / LOOKS_PER_S_MAX)
+
     def _is_due(self, what: str, every_s: float) -> bool:
         now_s = time.monotonic()
-        if now_s < self._due[what]:
+        if now_s < self._due.get(what, 0.0):
             return False
         self._due[what] = now_s + every_s
         return True
@@ -385,6 +393,7 @@ class Agent:
         control = self._state.control
         if control is None or control.coordinator != self.node.member or self._cell is None:
             self._coordinating = None
+            self._due.pop("coordinate", None)
             return
         if self._coordinating is None:
             self._coordinating = Coordinating(
@@ -437,7 +446,3 @@ class Agent:
             self._events.emit("lost", reason)
             self._words.put(self._lost)
             self._rings = True
-
-
-def _size(policy: Policy) -> int:
-    return policy.max_nodes + policy.spares

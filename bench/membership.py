@@ -1,0 +1,354 @@
+"""The part of `make bench` about membership: three agents that lose a worker or a node, and crowds on one TCPStore.
+
+Beside `torchrun --rdzv-backend=c10d` (its store unshared, as that recovers), and beside NVRx where HOLDFAST_FT_LAUNCHER
+names its `ft_launcher`.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing as mp
+import os
+import pathlib
+import resource
+import secrets
+import shlex
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from holdfast.core.membership import Node, Policy
+from holdfast.events import EventLog
+from holdfast.rendezvous.agent import Agent
+from holdfast.rendezvous.kv import KeyValueStore
+from holdfast.rendezvous.local import Local
+from holdfast.rendezvous.settings import Settings
+from holdfast.rendezvous.tcp import connect_tcp, serve_tcp
+from holdfast.rendezvous.words import Round
+
+Row = tuple[str, str, str, str]
+LIMIT_S = 90.0
+RUN = "bench"
+# A worker that says when it began, and ends when it is told to; no torch, so that only the launcher is measured.
+WORKER = """
+import json, os, pathlib, sys, time
+began = time.time()
+place = pathlib.Path(sys.argv[1])
+(place / f"began-{os.getpid()}").write_text(json.dumps({"began": began, "agent": os.getppid()}))
+while not (place / "done").exists():
+    time.sleep(0.005)
+(place / f"ended-{os.getpid()}").write_text(str(time.time()))
+"""
+
+
+def measures(pairs: int) -> dict[str, Callable[[], list[Row]]]:
+    runs = max(5, pairs)
+    return {
+        "membership: failover": lambda: failovers(runs),
+        "membership: crowds": lambda: [*crowd(1024, 2), *crowd(10_000, 4)],
+        "membership: a parked spare": parked,
+    }
+
+
+class _Trio:
+    """Three agents on one machine: two seats and a spare."""
+
+    def __init__(self, kind: str, place: pathlib.Path) -> None:
+        self.place = place
+        (place / "worker.py").write_text(WORKER)
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        common = ["--rdzv-endpoint", f"127.0.0.1:{port}", "--rdzv-id", RUN, "--nnodes", "2", "--nproc-per-node", "1"]
+        script = [str(place / "worker.py"), str(place)]
+        torchrun = [sys.executable, "-m", "torch.distributed.run", "--max-restarts", "1000"]
+        commands = {
+            "holdfast": [*torchrun, "--rdzv-backend", "holdfast", *common, *script],
+            "c10d": [*torchrun, "--rdzv-backend", "c10d", *common, *script],
+            "nvrx": [
+                *shlex.split(os.environ.get("HOLDFAST_FT_LAUNCHER", "ft_launcher")),
+                *("--rdzv-backend", "c10d", "--max-restarts", "1000"),
+                *common,
+                *script,
+            ],
+        }
+        environment = {**os.environ, "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+        self.agents = []
+        for _ in range(3):
+            self.agents.append(
+                subprocess.Popen(
+                    commands[kind],
+                    env=environment,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    start_new_session=True,
+                )
+            )
+            if len(self.agents) == 1:  # the first is the host of the store, and not the one to be killed
+                time.sleep(2.0)
+
+    def workers(self) -> dict[int, dict[str, Any]]:
+        found = {}
+        for path in self.place.glob("began-*"):
+            with suppress(ValueError):
+                found[int(path.name.partition("-")[2])] = json.loads(path.read_text())
+        return found
+
+    def wait(self, seen: set[int], count: int) -> list[float]:
+        """When `count` workers that are not in `seen` began."""
+        end_s = time.monotonic() + LIMIT_S
+        while time.monotonic() < end_s:
+            new = {pid: worker["began"] for pid, worker in self.workers().items() if pid not in seen}
+            if len(new) >= count:
+                return sorted(new.values())
+            time.sleep(0.005)
+        return [float("nan")]
+
+    def end(self) -> None:
+        for agent in self.agents:
+            with suppress(ProcessLookupError):
+                agent.kill()
+            agent.wait()
+        for pid in self.workers():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+@contextmanager
+def _trio(kind: str) -> Iterator[_Trio]:
+    with tempfile.TemporaryDirectory() as place:
+        trio = _Trio(kind, pathlib.Path(place))
+        try:
+            yield trio
+        finally:
+            trio.end()
+
+
+def _lose(kind: str, *, node: bool) -> float:
+    """Seconds from the kill of a worker, or of a node that is not the store's host, to the first new worker."""
+    with _trio(kind) as trio:
+        if trio.wait(set(), 2) == [float("nan")]:
+            return float("nan")
+        time.sleep(1.5)
+        before = trio.workers()
+        others = [pid for pid, worker in before.items() if worker["agent"] != trio.agents[0].pid]
+        victim = others[0]
+        killed = time.time()
+        if node:
+            os.kill(before[victim]["agent"], signal.SIGKILL)
+        os.kill(victim, signal.SIGKILL)
+        return trio.wait(set(before), 1)[0] - killed
+
+
+def _succeed(kind: str) -> float:
+    """Seconds from the end of the last worker to the exit of the last agent."""
+    with _trio(kind) as trio:
+        trio.wait(set(), 2)
+        time.sleep(1.0)
+        (trio.place / "done").touch()
+        for agent in trio.agents:
+            agent.wait(LIMIT_S)
+        exited = time.time()
+        return exited - max(float(path.read_text()) for path in trio.place.glob("ended-*"))
+
+
+def failovers(runs: int) -> list[Row]:
+    rivals = ["c10d"] + (["nvrx"] if "HOLDFAST_FT_LAUNCHER" in os.environ else [])
+    cases: list[tuple[str, Callable[[str], float], str]] = [
+        ("worker killed → first new worker", lambda kind: _lose(kind, node=False), "≤ 1.0 s"),
+        ("agent and worker killed → first new worker", lambda kind: _lose(kind, node=True), "≤ 1.5 s"),
+        ("workers' success → last exit", _succeed, "≤ 1 s"),
+    ]
+    rows = []
+    for what, measure, target in cases:
+        times = sorted(measure("holdfast") for _ in range(runs))
+        beside = {kind: statistics.median(measure(kind) for _ in range(3)) for kind in rivals}
+        mine = statistics.median(times)
+        others = ", ".join(f"{kind} {value:.1f} s ({mine / value:.2f}×)" for kind, value in beside.items())
+        rows.append((what, f"{mine:.2f} s", f"{times[0]:.2f} … {times[-1]:.2f} s; {others}", target))
+    return rows
+
+
+# Crowds: agents by the hundred in each process, driven by one thread and sharing one connection
+
+
+class _Counting:
+    """A store that counts the calls which change or find something, and, apart from them, those that only ask."""
+
+    def __init__(self, store: KeyValueStore) -> None:
+        self._store = store
+        self.calls = 0
+        self.asked = 0
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._store, name)
+        if not callable(value) or name in ("watch", "close", "tidy"):
+            return value
+
+        def counted(*args: Any) -> Any:
+            result = value(*args)
+            if name == "newer" and result is None:
+                self.asked += 1
+            else:
+                self.calls += 1
+            return result
+
+        return counted
+
+
+def _crowd_part(port: int, part: int, size: int, policy: Policy, pipe: Any) -> None:
+    """`size` agents. Says when all are seated, restarts them when told, and counts what they asked of the store."""
+    store = _Counting(connect_tcp("127.0.0.1", port, RUN, 30.0))
+    agents = []
+    for index in range(size):
+        node = Node(node=f"n{part:02d}-{index:05d}", incarnation="0", address="127.0.0.1")
+        local = Local(Settings(), node, secrets.token_hex(4))
+        agents.append(
+            Agent(store, node, local, run=RUN, attempt=None, policy=policy, server=None, events=EventLog(None, "bench"))  # type: ignore[arg-type]
+        )
+    for agent in agents:
+        agent.enter(failed=False)
+    waiting = set(range(size))
+    arrived_s = None
+    while True:
+        now_s = time.monotonic()
+        for index, agent in enumerate(agents):
+            if agent.due_s <= now_s or index in waiting:
+                agent.turn()
+            if index in waiting:
+                word = agent.word(wait=False)
+                if isinstance(word, Round):
+                    waiting.discard(index)
+                    if not waiting:
+                        pipe.send(("seated", time.time(), arrived_s, store.calls, store.asked))
+            elif agent.rings():
+                agent.heard()
+                agent.enter(failed=False)
+                waiting.add(index)
+                if len(waiting) == size:
+                    arrived_s = time.time()
+                    store.calls = store.asked = 0
+        if pipe.poll():
+            said = pipe.recv()
+            if said == "stop":
+                return
+            agents[0].enter(failed=True)  # the workers of one node have failed
+            waiting.add(0)
+        time.sleep(0.001)
+
+
+def crowd(size: int, processes: int) -> list[Row]:
+    """All of a crowd restart at once: from the last arrival until all are seated."""
+    server, port = serve_tcp("127.0.0.1", 0)
+    policy = Policy(min_nodes=size, max_nodes=size, last_call_s=60.0, stop_s=120.0)
+    context = mp.get_context("spawn")
+    parts = []
+    for part in range(processes):
+        ours, theirs = context.Pipe()
+        share = size // processes + (1 if part < size % processes else 0)
+        process = context.Process(target=_crowd_part, args=(port, part, share, policy, theirs))
+        process.start()
+        parts.append((process, ours))
+    try:
+        for _, pipe in parts:
+            pipe.recv()
+        took, calls = [], []
+        for _ in range(3):
+            parts[0][1].send("restart")
+            said = [pipe.recv() for _, pipe in parts]
+            took.append(max(word[1] for word in said) - max(word[2] for word in said))
+            calls.append(sum(word[3] for word in said) / size)
+        for _, pipe in parts:
+            pipe.send("stop")
+    finally:
+        for process, _ in parts:
+            process.join(20)
+            process.kill()
+    bare_s = _bare(port, size)
+    took_s = statistics.median(took)
+    spread = f"{min(took):.2f} … {max(took):.2f} s; the bare store calls {bare_s:.2f} s ({took_s / bare_s:.2f}×)"
+    target = "≤ 1.5 s" if size < 5000 else "≤ 1.5 × bare"
+    del server
+    return [
+        (f"{size} restart at once: last arrival → all seated", f"{took_s:.2f} s", spread, target),
+        (f"store calls per node and round, {size} nodes", f"{statistics.median(calls):.1f}", "", "≤ 8"),
+    ]
+
+
+def _bare(port: int, size: int) -> float:
+    """The same store calls by a client that does nothing else: per node two beats, two looks, one seat."""
+    store = connect_tcp("127.0.0.1", port, "bare", 10.0)
+    cell = store.compare_and_set("control", 0, b"x" * 600)
+    beat = b"y" * 150
+    for index in range(size):
+        store.put_listed("beats", f"n{index}", beat)
+    began_s = time.monotonic()
+    store.put({f"seats/{index}": b"{}" for index in range(size)})
+    for index in range(size):
+        store.put_listed("beats", f"n{index}", beat)
+        store.newer("control", cell.revision - 1)
+        store.get([f"seats/{index}", "head"])
+        store.put_listed("beats", f"n{index}", beat)
+        store.newer("control", cell.revision - 1)
+    store.list_all("beats")
+    store.list_all("beats")
+    return time.monotonic() - began_s
+
+
+def parked(seconds: float = 20.0) -> list[Row]:
+    """A parked spare: share of a core."""
+    server, port = serve_tcp("127.0.0.1", 0)
+    policy = Policy(min_nodes=1, max_nodes=1)
+    agents = []
+    for name in ("a", "b"):
+        node = Node(node=name, incarnation="0", address="127.0.0.1")
+        store = connect_tcp("127.0.0.1", port, RUN, 10.0)
+        agents.append(
+            Agent(
+                store,
+                node,
+                Local(Settings(), node, secrets.token_hex(4)),
+                run=RUN,
+                attempt=None,
+                policy=policy,
+                server=None,
+                events=EventLog(None, "bench"),
+            )
+        )
+    context = mp.get_context("spawn")
+    ours, theirs = context.Pipe()
+    active = threading.Thread(target=agents[0].next_round, kwargs={"failed": False})
+    active.start()
+    active.join()
+    agents[1].leave("only the process below is measured")
+    process = context.Process(target=_parked_child, args=(port, policy, seconds, theirs))
+    process.start()
+    share = ours.recv()
+    process.join(10)
+    agents[0].leave("over")
+    del server
+    return [("a parked spare, share of a core", f"{100 * share:.2f} %", f"over {seconds:.0f} s", "≤ 1 %")]
+
+
+def _parked_child(port: int, policy: Policy, seconds: float, pipe: Any) -> None:
+    node = Node(node="spare", incarnation="0", address="127.0.0.1")
+    store = connect_tcp("127.0.0.1", port, RUN, 10.0)
+    local = Local(Settings(), node, secrets.token_hex(4))
+    agent = Agent(store, node, local, run=RUN, attempt=None, policy=policy, server=None, events=EventLog(None, "bench"))
+    thread = threading.Thread(target=agent.next_round, kwargs={"failed": False})
+    thread.start()
+    time.sleep(2.0)
+    before = resource.getrusage(resource.RUSAGE_SELF)
+    time.sleep(seconds)
+    after = resource.getrusage(resource.RUSAGE_SELF)
+    used_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    pipe.send(used_s / seconds)
+    os._exit(0)
