@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from holdfast.events import EventLog
 from holdfast.channel.observe import Observer
 from holdfast.channel.storage import Entry, Storage
 from holdfast.core.bounds import (
@@ -25,6 +24,7 @@ from holdfast.core.names import Version, path_problem
 from holdfast.core.records import BOUND_UNKNOWN_S, RECORD_BYTES_MAX, ChannelRecord, Party, Term, decode, encode
 from holdfast.core.retention import Retention
 from holdfast.errors import ConflictError, HoldfastError, IntegrityError, NotVisibleError, UnavailableError, UsageError
+from holdfast.events import EventLog
 
 if TYPE_CHECKING:
     from holdfast.channel.consumer import Consumer
@@ -147,7 +147,7 @@ class Channel:
         room_timeout_s: float = 600.0,
         sweep: bool = True,
     ) -> Publisher:
-        """The channel's publisher, not yet opened; see `Publisher`."""
+        """The channel's publisher, not yet opened; see `Publisher`. A launched worker's has the launcher's term."""
         from holdfast.channel.publisher import Publisher
 
         return Publisher(

@@ -11,12 +11,13 @@ from contextlib import suppress
 
 from holdfast.channel.beats import clock_s
 from holdfast.channel.channel import Channel
-from holdfast.events import EventLog
 from holdfast.core import liveness, publish
 from holdfast.core.claims import Admit, Standing, Wait, admit
 from holdfast.core.names import beat_path, claim_path
 from holdfast.core.records import BeatRecord, ClaimRecord, Term, encode
 from holdfast.errors import ConflictError, HoldfastError, OutcomeUnknownError, TimedOutError, UnavailableError
+from holdfast.events import EventLog
+from holdfast.launched import launched_term
 
 CREATE_TRIES = 5
 _LOOKS_PER_LEASE = 40
@@ -25,7 +26,14 @@ _own_job: dict[int, str] = {}
 
 
 def process_term() -> Term:
-    """The term of a process without a launcher: the job is the process's own."""
+    """The term of a publisher that was given none: its launcher's, or without one that of a job of the process's own.
+
+    Raises:
+        UsageError: code "bad_environment": Holdfast started this process, but its environment was changed since.
+    """
+    launched = launched_term()
+    if launched is not None:
+        return launched
     job = _own_job.setdefault(os.getpid(), f"{socket.gethostname()[:60]}-{os.getpid()}-{secrets.token_hex(4)}")
     return Term(job=job, round=0, nonce=secrets.token_hex(8))
 

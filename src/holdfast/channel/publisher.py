@@ -43,7 +43,9 @@ class Publisher:
         retention: what the sweeper keeps beside what is held.
         resume_from: the version that training starts from (its name, a HeldVersion, or a step of the lineage); None:
             from nothing, and the first act is to publish what it starts with.
-        term: who publishes (job, round), from a launcher; default: a job of this process's own.
+        term: who publishes (job, round); default: in a worker of `holdfast run` (or of torchrun with this rendezvous)
+            the launcher's, so that a later round's publisher fences those of earlier ones; else a job of this
+            process's own.
         take_over: replace a living publisher of another job.
         wait_s: how long to wait for a dead publisher's lease to end (seconds); default: two leases.
         room_timeout_s: how long publish waits for room below `retention.max_bytes` (seconds).

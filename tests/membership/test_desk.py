@@ -1,0 +1,79 @@
+"""The desk: how an agent and its own workers speak."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import shutil
+import stat
+from collections.abc import Iterator
+
+import pytest
+
+from holdfast.rendezvous.desk import Desk
+
+
+@pytest.fixture
+def desk(tmp_path: pathlib.Path) -> Iterator[Desk]:
+    desk = Desk(tmp_path)
+    yield desk
+    desk.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_it_is_made_when_asked_for_and_private(tmp_path: pathlib.Path, desk: Desk) -> None:
+    assert list(tmp_path.iterdir()) == []
+    assert desk.drain(None)
+    assert desk.path.name.startswith("holdfast-desk-")
+    assert desk.path == desk.path
+    assert stat.S_IMODE(desk.path.stat().st_mode) == 0o700
+
+
+def test_drain_and_its_end(desk: Desk) -> None:
+    assert desk.drain("node-3: \n maintenance", wait_s=60)
+    assert json.loads((desk.path / "drain").read_text()) == {"reason": "node-3: maintenance", "wait_s": 60}
+    before = (desk.path / "drain").stat().st_ino
+    assert desk.drain("node-3: \n maintenance", wait_s=60)
+    assert (desk.path / "drain").stat().st_ino == before, "what stands is not written again"
+    assert desk.drain("node-4")
+    assert json.loads((desk.path / "drain").read_text()) == {"reason": "node-4", "wait_s": None}
+    (desk.path / "ready-1-0").touch()
+    assert desk.drain(None)
+    assert os.listdir(desk.path) == [], "answers go with the question"
+
+
+def test_answers_count_in_their_round(desk: Desk) -> None:
+    assert desk.ready_workers(1) == 0
+    for name in ("ready-1-0", "ready-1-7", "ready-11-1", "ready-2-0", "drain"):
+        (desk.path / name).touch()
+    assert [desk.ready_workers(number) for number in (1, 2, 3, 11)] == [2, 1, 0, 1]
+
+
+def test_it_is_made_anew_where_temporary_files_are_cleaned(desk: Desk) -> None:
+    assert desk.drain("node-3")
+    path = desk.path
+    shutil.rmtree(path)
+    assert desk.ready_workers(1) == 0
+    assert desk.drain("node-3")
+    assert desk.path == path
+    assert (path / "drain").exists()
+    shutil.rmtree(path)
+    assert desk.drain(None)
+
+
+def test_what_cannot_be_written_is_said_and_tried_again(desk: Desk) -> None:
+    (desk.path / "drain").mkdir()
+    assert not desk.drain("node-3")
+    (desk.path / "drain").rmdir()
+    assert desk.drain("node-3")
+
+
+def test_closed_it_stays_away(tmp_path: pathlib.Path) -> None:
+    desk = Desk(tmp_path)
+    assert desk.drain("node-3")
+    desk.close()
+    desk.close()
+    assert desk.drain("node-4")
+    assert desk.ready_workers(1) == 0
+    assert list(tmp_path.iterdir()) == []
