@@ -46,9 +46,8 @@ class Carried:
         return self.root / f"node-{number}"
 
     def until_health(self, answering: int, members: int = 3) -> None:
-        until(
-            lambda: health(self.endpoints) == Health(answering, members), f"not {answering} of {members}: {self.logs()}"
-        )
+        wanted = Health(answering, members)
+        until(lambda: health(self.endpoints) == wanted, f"never {wanted}, see {self.root}")
 
     def ids(self) -> dict[str, str]:
         cluster = Cluster(self.endpoints)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import os
 import pathlib
 import shutil
-import signal
 import socket
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+
+from tests.support import frozen
 
 LONG_S = 60.0
 COMMON = ("--log-level", "warn", "--heartbeat-interval", "100", "--election-timeout", "1000")
@@ -105,10 +105,10 @@ class Etcd:
         return False
 
     def freeze(self) -> None:
-        os.kill(self.pid, signal.SIGSTOP)
+        frozen.freeze(self.pid)
 
     def thaw(self) -> None:
-        os.kill(self.pid, signal.SIGCONT)
+        frozen.thaw(self.pid)
 
     def kill(self) -> None:
         """kill -9, whether frozen or not; nothing happens if it is not running."""

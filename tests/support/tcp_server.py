@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import sys
 from types import TracebackType
+
+from tests.support import frozen
 
 SCRIPT = """
 import sys
@@ -28,10 +28,10 @@ class TcpServer:
         self.port = int(self._process.stdout.readline())
 
     def freeze(self) -> None:
-        os.kill(self._process.pid, signal.SIGSTOP)
+        frozen.freeze(self._process.pid)
 
     def thaw(self) -> None:
-        os.kill(self._process.pid, signal.SIGCONT)
+        frozen.thaw(self._process.pid)
 
     def kill(self) -> None:
         self._process.kill()

@@ -10,7 +10,7 @@ import math
 import ssl
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import httpcore2
@@ -29,11 +29,15 @@ class Deadline(threading.local):
 
 
 class BoundedBackend(httpcore2.NetworkBackend):
-    """Makes connections that keep to the deadline."""
+    """Makes connections that keep to the deadline.
 
-    def __init__(self, deadline: Deadline) -> None:
+    Looking up a name does not: give `address`, which returns a host's address at once, or None if it is not known.
+    """
+
+    def __init__(self, deadline: Deadline, address: Callable[[str], str | None] | None = None) -> None:
         self._inner = httpcore2.SyncBackend()
         self._deadline = deadline
+        self._address = address
 
     def connect_tcp(
         self,
@@ -44,6 +48,11 @@ class BoundedBackend(httpcore2.NetworkBackend):
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore2.NetworkStream:
         timeout = self._deadline.bound(timeout, httpcore2.ConnectTimeout)
+        if self._address is not None:
+            found = self._address(host)
+            if found is None:
+                raise httpcore2.ConnectError(f"the address of {host} is not known")
+            host = found
         return _Stream(self._inner.connect_tcp(host, port, timeout, local_address, socket_options), self._deadline)
 
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
+import threading
+import time
 from urllib.parse import urlsplit
 
 from holdfast.errors import UsageError
+
+DOUBT_S = 10.0
 
 
 def host_and_port(text: str) -> tuple[str, int]:
@@ -21,8 +26,8 @@ def host_and_port(text: str) -> tuple[str, int]:
     return host, port
 
 
-def resolve(host: str, port: int) -> tuple[str, int]:
-    """The address to connect to. UsageError code "bad_endpoint": no such host."""
+def resolve(host: str, port: int) -> list[str]:
+    """The host's addresses, best first. UsageError code "bad_endpoint": no such host."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError, OverflowError) as error:
@@ -31,4 +36,44 @@ def resolve(host: str, port: int) -> tuple[str, int]:
             code="bad_endpoint",
             hint="give HOST:PORT, HOST as the other nodes can resolve it",
         ) from error
-    return str(found[0][4][0]), port
+    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+
+
+class AddressBook:
+    """Addresses of hosts, so that no call waits for a name server that is slow or cut off.
+
+    A host is looked up when it is entered; again, by a thread of its own, when its address is doubted.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._known: dict[str, list[str]] = {}
+        self._asked_s: dict[str, float] = {}
+
+    def enter(self, host: str) -> None:
+        """UsageError code "bad_endpoint": no such host; it is then asked for again when doubted."""
+        self._known[host] = []
+        self._known[host] = resolve(host, 0)
+
+    def address(self, host: str) -> str | None:
+        """None: it is not known (yet)."""
+        known = self._known.get(host)
+        return known[0] if known else None
+
+    def doubt(self, host: str) -> None:
+        """That address did not do: take the next, and ask for news, but not every moment."""
+        with self._lock:
+            known = self._known.get(host, [])
+            self._known[host] = known[1:] + known[:1]
+            now_s = time.monotonic()
+            if now_s - self._asked_s.get(host, -DOUBT_S) < DOUBT_S:
+                return
+            self._asked_s[host] = now_s
+        threading.Thread(target=self._ask, args=(host,), name="holdfast-resolve", daemon=True).start()
+
+    def _ask(self, host: str) -> None:
+        with contextlib.suppress(UsageError):
+            found = resolve(host, 0)
+            with self._lock:
+                if set(found) != set(self._known.get(host, [])):
+                    self._known[host] = found

@@ -25,6 +25,7 @@ import msgspec
 
 from holdfast.errors import UnavailableError, UsageError
 from holdfast.net.bounded import BoundedBackend, Deadline
+from holdfast.rendezvous.endpoint import AddressBook, host_and_port
 
 CALL_S = 3.0
 ATTEMPT_S = 1.2  # of an idempotent call, while there are other endpoints
@@ -84,6 +85,8 @@ class _Stale(Exception):
 class Gateway:
     """Calls to an etcd; for use by several threads.
 
+    Made with UsageError code "bad_endpoint" or "bad_certificate".
+
     Raises (each call):
         UnavailableError: code "store_unavailable".
         UsageError: code "store_rights", "bad_certificate", "not_a_store", "value_too_large", "bad_password_file".
@@ -91,6 +94,8 @@ class Gateway:
 
     def __init__(self, options: EtcdOptions) -> None:
         self.endpoints = options.endpoints
+        self._book = AddressBook()
+        self._enter_hosts()
         self._options = options
         self._ssl = _ssl_context(options)
         self._deadline = Deadline()
@@ -98,6 +103,23 @@ class Gateway:
         self._lock = threading.Lock()
         self._current = 0
         self._token = ""
+
+    def _enter_hosts(self) -> None:
+        """UsageError code "bad_endpoint": one is none, or not a single one of the hosts is known here."""
+        unknown: UsageError | None = None
+        known = 0
+        for endpoint in self.endpoints:
+            scheme, _, place = endpoint.partition("://")
+            if scheme not in ("http", "https"):
+                raise UsageError(f"{endpoint!r} is no endpoint", code="bad_endpoint", hint="write http://HOST:PORT")
+            host = host_and_port(place)[0]
+            try:
+                self._book.enter(host)
+                known += 1
+            except UsageError as error:
+                unknown = error
+        if not known:
+            raise unknown or UsageError("no endpoint", code="bad_endpoint", hint="write etcd://HOST:PORT,HOST:PORT")
 
     def call(self, path: str, body: object, kind: type[T], *, idempotent: bool = True) -> T:
         """POST `body`; the answer as `kind`. Over within CALL_S."""
@@ -220,7 +242,7 @@ class Gateway:
             ssl_context=self._ssl,
             max_connections=16,
             keepalive_expiry=KEEP_ALIVE_S,
-            network_backend=BoundedBackend(self._deadline),
+            network_backend=BoundedBackend(self._deadline, self._book.address),
         )
 
     def _send(
@@ -246,6 +268,7 @@ class Gateway:
                         raise _Failed("its answer is huge", sent=True, mend=not_etcd(endpoint, "a huge answer"))
                     parts.append(part)
         except (httpcore2.ConnectError, httpcore2.ConnectTimeout, httpcore2.PoolTimeout) as error:
+            self._book.doubt(urlsplit(endpoint).hostname or "")
             raise _Failed(f"cannot be reached: {error}", sent=False, mend=_mend_tls(endpoint, error)) from error
         except httpcore2.TimeoutException as error:
             raise _Failed("does not answer in time", sent=True) from error

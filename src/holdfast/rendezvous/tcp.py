@@ -52,16 +52,19 @@ def serve_tcp(host: str, port: int) -> tuple[Any, int]:
     listener, own = _listen(host, port)
     _allow_many_files()
     port = listener.getsockname()[1]
-    server = TCPStore(
-        own,
-        port,
-        None,
-        is_master=True,
-        timeout=timedelta(seconds=SERVE_S),
-        wait_for_workers=False,
-        master_listen_fd=listener.detach(),
-        use_libuv=True,
-    )
+    try:
+        server = TCPStore(
+            own,
+            port,
+            None,
+            is_master=True,
+            timeout=timedelta(seconds=SERVE_S),
+            wait_for_workers=False,
+            master_listen_fd=listener.detach(),
+            use_libuv=True,
+        )
+    except RuntimeError as error:
+        raise UsageError(f"torch cannot serve a store: {error}", code="torch_version", hint="or use etcd") from error
     magic = secrets.token_hex(16)
     server.set(MAGIC_KEY.decode().removeprefix("/"), magic)  # torch puts a slash before every key
     try:
@@ -92,12 +95,13 @@ def connect_tcp(host: str, port: int, prefix: str, timeout_s: float, *, patience
     if "\n" in prefix or len(prefix.encode()) > KEY_BYTES_MAX:
         raise UsageError(f"{prefix[:80]!r} is no prefix", code="bad_key", hint="one line, not too long")
     name = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    address = resolve(host, port)
+    addresses = resolve(host, port)
     end_s = time.monotonic() + timeout_s
     stranger_since_s = None
     while True:
         began_s = time.monotonic()
         wire = None
+        address = (addresses[0], port)
         try:
             wire = Wire(address, began_s + ATTEMPT_S)
             magic = wire.get(MAGIC_KEY)[0]
@@ -108,6 +112,7 @@ def connect_tcp(host: str, port: int, prefix: str, timeout_s: float, *, patience
             why = str(error)
         if wire is None:
             stranger_since_s = None
+            addresses = addresses[1:] + addresses[:1]
         else:
             wire.close()
             stranger_since_s = began_s if stranger_since_s is None else stranger_since_s
@@ -130,13 +135,17 @@ def connect_tcp(host: str, port: int, prefix: str, timeout_s: float, *, patience
 def _listen(host: str, port: int) -> tuple[socket.socket, str]:
     """A listening socket, and the address by which this process itself reaches it."""
     own = resolve(host, port)[0]
-    loopback = host == "localhost" or _is_loopback(host)  # a name may lead to loopback on this machine alone
-    family = socket.AF_INET6 if ":" in own else socket.AF_INET
-    reach = own if loopback else ("::1" if family == socket.AF_INET6 else "127.0.0.1")
-    bind = own if loopback else ("::" if family == socket.AF_INET6 else "0.0.0.0")
+    if host == "localhost" or _is_loopback(host):  # a name may lead to loopback on this machine alone
+        family, reach, bind = (socket.AF_INET6 if ":" in own else socket.AF_INET), own, own
+    elif socket.has_dualstack_ipv6():
+        family, reach, bind = socket.AF_INET6, "127.0.0.1", "::"
+    else:
+        family, reach, bind = socket.AF_INET, "127.0.0.1", "0.0.0.0"
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if bind == "::":
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         listener.bind((bind, port))
         listener.listen(BACKLOG)
     except OSError as error:
