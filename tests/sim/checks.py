@@ -164,6 +164,8 @@ class Checks:
                 self.want(waited_s > 0.8 * policy.stop_s, f"{member} had {waited_s:.1f} s to begin")
         before = self.rosters.get(self.last_proposed, ())
         records = world.store.nodes
+        if world.troubles or world.now_s - world.trouble_over_s < 10.0:  # then looks don't come in time
+            return
         if not self.pending or policy.segment > 1 or any(records[member].group for member in before):
             return
         waited_s = self._waited_s(control, self.proposed_s, self.deaf_proposed)

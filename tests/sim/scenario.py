@@ -212,6 +212,7 @@ class Scenario:
 
     def _over(self, name: str) -> None:
         self.world.troubles.pop(name, None)
+        self.world.trouble_over_s = self.world.now_s
         for node in self.world.live():
             node.update()
 
@@ -263,6 +264,7 @@ class Scenario:
         world.traps.clear()
         world.sick_nodes.clear()
         world.troubles.clear()
+        world.trouble_over_s = world.now_s
         if world.store.away:
             self._is_back()
         for node in world.live():

@@ -60,6 +60,7 @@ class World:
         self.nodes: dict[str, SimNode] = {}
         self.checks = Checks(self)
         self.troubles: dict[str, Trouble] = {}  # "" stands for all nodes
+        self.trouble_over_s = 0.0
         self.sick_nodes: set[str] = set()
         self.traps: list[tuple[str, float]] = []
         self.trainings: dict[str, Training] = {}

@@ -36,7 +36,7 @@ PURE = {
     *("hashlib", "heapq", "itertools", "json", "math", "operator", "re", "string", "struct", "types", "typing", "zlib"),
     *("holdfast", "msgspec"),
 }
-HEAVY_MARKERS = ("model", "mutants", "kill", "nfs", "vllm", "etcd", "agents")
+HEAVY_MARKERS = ("model", "mutants", "kill", "nfs", "vllm", "etcd", "agents", "sim")
 MODULE_LINES_MAX = 450
 FUNCTION_LINES_MAX = 60
 
