@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from types import FrameType
+from typing import Any
 
 from cyclopts import App, CycloptsError, Group
 
@@ -51,7 +52,7 @@ def build(words: Sequence[str] = ()) -> App:
     app["--help"].group = "Options"
     app["--version"].group = "Options"
     for name, (place, group, line) in COMMANDS.items():
-        own_help = {"help_flags": []} if name in OWN_HELP else {}
+        own_help: dict[str, Any] = {"help_flags": []} if name in OWN_HELP else {}
         app.command(place, name=name, group=group, help=None if name in words[:1] else line, **own_help)
     app.register_install_completion_command(group="Options", help="Install completion for bash, zsh or fish.")
     return app

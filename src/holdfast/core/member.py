@@ -242,6 +242,8 @@ def _take(state: Member, event: Event, now_s: float) -> Member:
             return _say(state, State.STOPPING)
         case Finished():
             return _say(state, State.DONE, done=True)
+        case Signalled() if state.beat.state is State.LEFT:
+            return state
         case Signalled(reason, failed):
             failed = state.beat.failed or (failed and not state.beat.done)
             return _say(state, State.LEFT, failed=failed, reason=reason)

@@ -63,13 +63,13 @@ def choose(
     aside = {node for node, count in failures.items() if count >= policy.node_budget}
     trusted = [member for member in usable if nodes[member].node not in aside]
     if len(trusted) < len(usable):
-        placed = place(_candidates(trusted, nodes), previous.seats, policy)
+        placed = place(candidates(trusted, nodes), previous.seats, policy)
         if isinstance(placed, Placed):
             return placed
-    return place(_candidates(usable, nodes), previous.seats, policy)
+    return place(candidates(usable, nodes), previous.seats, policy)
 
 
-def _candidates(members: Iterable[str], nodes: Mapping[str, Node]) -> list[Candidate]:
+def candidates(members: Iterable[str], nodes: Mapping[str, Node]) -> list[Candidate]:
     return [
         Candidate(
             member=member,

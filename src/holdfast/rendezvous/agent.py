@@ -189,6 +189,11 @@ class Agent:
         )
 
     @property
+    def keeps(self) -> bool:
+        """Whether it has left, and still keeps the store for the others."""
+        return self._keeper is not None and self._state.beat.state is State.LEFT
+
+    @property
     def seated(self) -> bool:
         """Whether it has a seat in the committed round."""
         return core.seated(self._state)
@@ -251,7 +256,7 @@ class Agent:
         if self._is_due("beat", beat_s(lease)) or self._dirty:
             self._beat()
         if self._state.beat.state is State.LEFT:
-            self._free = self._keeper is None or self._keeper.may_end()
+            self._keep()
             return
         if self._is_due("look", self._look_s()):
             self._look()
@@ -268,6 +273,13 @@ class Agent:
     @property
     def _rules(self) -> Policy:
         return self._state.control.policy if self._state.control is not None else self._policy
+
+    def _keep(self) -> None:
+        """It has said good-bye; a host stays for the others' sake."""
+        for what in ("look", "watch", "coordinate"):
+            self._due.pop(what, None)
+        if self._is_due("keep", AGAIN_S):
+            self._free = self._keeper is None or self._keeper.may_end()
 
     def _look_s(self) -> float:
         """How often to look whether `control` has changed: half as often while there is nothing to hurry for."""
@@ -386,11 +398,13 @@ class Agent:
             assert self._cell is not None
             cell = take_over(self._store, self._keys, self._cell, self.node.member, stand.reason)
         self._stand = None
-        self._step(Stood())
         self._saw(cell)
+        self._step(Stood())
 
     def _coordinate(self) -> None:
         control = self._state.control
+        if self._coordinating is not None and self._coordinating.dismissed:
+            self._coordinating = None
         if control is None or control.coordinator != self.node.member or self._cell is None:
             self._coordinating = None
             self._due.pop("coordinate", None)

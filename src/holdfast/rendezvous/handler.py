@@ -22,6 +22,7 @@ from torch.distributed.elastic.rendezvous import (
     RendezvousParameters,
     RendezvousStoreInfo,
 )
+from torch.distributed.run import get_args_parser
 
 from holdfast.errors import HoldfastError, UsageError
 from holdfast.rendezvous.agent import Agent
@@ -34,6 +35,7 @@ from holdfast.rendezvous.words import Left, Round
 logger = logging.getLogger(__name__)
 
 BACKEND = "holdfast"
+MANY_RESTARTS = 1_000_000
 IDENTICAL = "TORCH_ELASTIC_WORKER_IDENTICAL"
 
 
@@ -112,11 +114,31 @@ def create_handler(parameters: RendezvousParameters) -> RendezvousHandler:
             config=parameters.config,
             environment=os.environ,
         )
+        _warn_of_few_restarts(settings.policy.restart_budget)
         return HoldfastRendezvous(join(settings))
     except HoldfastError as error:
         code = 2 if isinstance(error, UsageError) else 1
         _say(str(error), code)
         raise SystemExit(code) from error
+
+
+def _warn_of_few_restarts(budget: int) -> None:
+    """torchrun counts worker failures by itself, too, and its agent leaves without asking once its count is used up.
+
+    The count is not told to a rendezvous; it is read where torchrun has read it.
+    """
+    if os.path.basename(sys.argv[0]) not in ("torchrun", "run.py"):
+        return
+    given = get_args_parser().parse_known_args(sys.argv[1:])[0].max_restarts
+    if 0 <= budget < given or given >= MANY_RESTARTS:
+        return
+    logger.warning(
+        "--max-restarts is %d: after so many worker failures this node leaves and is lost, whatever the job's restart "
+        "budget (%d) allows; give --max-restarts=%d",
+        given,
+        budget,
+        MANY_RESTARTS,
+    )
 
 
 def _say(reason: str, code: int) -> None:

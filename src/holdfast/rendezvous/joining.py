@@ -9,6 +9,8 @@ import socket
 
 from holdfast import __version__
 from holdfast.core.membership import Node
+from holdfast.core.placement import check_groups
+from holdfast.core.rosters import candidates
 from holdfast.errors import UsageError
 from holdfast.events import EventLog
 from holdfast.rendezvous.agent import Agent
@@ -44,6 +46,7 @@ def join(settings: Settings) -> Agent:
         group_size=settings.group_size,
         version=__version__,
     )
+    check_groups(candidates([node.member], {node.member: node}), settings.policy)
     path = pathlib.Path(settings.events) if settings.events else None
     return Agent(
         store,

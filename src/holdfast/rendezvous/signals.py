@@ -2,7 +2,8 @@
 
 torchrun installs handlers of its own when workers first start, and again at every start. So ours are installed anew in
 each rendezvous, where they end the process (a parked spare would otherwise die by the signal), and around torchrun's
-while workers run: the store is told first, then torchrun's own handler does what it always does.
+while workers run: the store is told first, then torchrun's own handler does what it always does. A host that has left
+and only keeps the store for the others does not hear SIGTERM and SIGHUP any more.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from types import FrameType
 
 from holdfast.rendezvous.agent import Agent
 
+PATIENT = (signal.SIGTERM, signal.SIGHUP)
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 
 
@@ -40,11 +42,15 @@ class Signals:
                 signal.signal(number, self._say)
 
     def _leave(self, number: int, frame: FrameType | None) -> None:
+        if self._agent.keeps and number in PATIENT:
+            return
         code = 128 + number if self._agent.seated else 0
         self._agent.leave(f"told to by {signal.Signals(number).name}")
         raise SystemExit(code)
 
     def _say(self, number: int, frame: FrameType | None) -> None:
+        if self._agent.keeps and number in PATIENT:
+            return
         self._agent.leave(f"told to by {signal.Signals(number).name}")
         theirs = self._theirs.get(number)
         if callable(theirs):
