@@ -69,7 +69,7 @@ def test_others_are_let_be(tmp_path: pathlib.Path, token: str) -> None:
     with process(PAUSE, other) as [stranger], acting(tmp_path, token, PAUSE) as job:
         job.agent.kill()
         assert job.guardian.ended(PATIENCE_S)
-        assert job.workers[0].ended()
+        assert job.workers[0].ended(PATIENCE_S)
         assert not stranger.ended()
 
 
@@ -134,7 +134,7 @@ def test_closed_with_workers_it_stays_until_the_agent_is_gone(tmp_path: pathlib.
 def test_the_agent_ends_its_own(token: str, script: str, grace_s: float) -> None:
     with process(script, {"HOLDFAST_AGENT": token}) as workers:
         assert end_workers(token, grace_s=grace_s) == len(workers)
-        assert all(worker.ended() for worker in workers)
+        assert all(worker.ended(PATIENCE_S) for worker in workers)
         assert end_workers(token, grace_s=grace_s) == 0
 
 
@@ -143,7 +143,7 @@ def test_a_health_check_goes_with_the_agent_only(token: str) -> None:
         assert end_workers(token, grace_s=0.0) == 0
         assert not check.ended()
         assert end_marked(marks(token), grace_s=0.0) == 1
-        assert check.ended()
+        assert check.ended(PATIENCE_S)
 
 
 def test_only_a_desk_is_removed(tmp_path: pathlib.Path) -> None:
