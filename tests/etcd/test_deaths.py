@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import pathlib
+import socket
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -188,6 +190,30 @@ def test_two_who_tidy_do_not_disturb_each_other(own_etcd: Etcd) -> None:
     assert one.list_all("nodes") == {"n0": b"5", "n1": b"5"}
     for each in (one, two):
         each.close()
+
+
+def test_a_name_server_that_is_away_holds_no_call_up(own_etcd: Etcd, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = opened(f"http://localhost:{own_etcd.port}")
+    stands = store.compare_and_set("control", 0, b"x")
+    asked_by: list[str] = []
+    real = socket.getaddrinfo
+
+    def away(host: str, *arguments: Any, **named: Any) -> Any:
+        if host == "localhost":
+            asked_by.append(threading.current_thread().name)
+            raise socket.gaierror(socket.EAI_AGAIN, "the name server is away")
+        return real(host, *arguments, **named)
+
+    monkeypatch.setattr(socket, "getaddrinfo", away)
+    own_etcd.kill()
+    with pytest.raises(UnavailableError):
+        store.read("control")
+    own_etcd.start()
+    until(works(lambda: store.read("control")), "it does not come back")
+    assert store.read("control") == stands
+    until(lambda: bool(asked_by), "nobody asked whether the address has changed")
+    assert set(asked_by) == {"holdfast-resolve"}
+    store.close()
 
 
 def test_a_client_closes_while_its_watch_cannot_connect(own_etcd: Etcd) -> None:

@@ -104,7 +104,20 @@ class Wire:
     def multi_get(self, keys: Sequence[bytes]) -> list[bytes]:
         """As `get`, by one request."""
         self._send(bytes([_MULTI_GET]) + _COUNT.pack(len(keys)) + b"".join(map(_string, keys)))
-        return [self._string() for _ in keys]
+        found: list[bytes] = []
+        while len(found) < len(keys):
+            found.append(self._string())
+            buffer, at = self._buffer, self._at  # what has come already, without a call for each
+            last = min(len(keys) - len(found), len(buffer))
+            for _ in range(last):
+                start = at + _COUNT.size
+                end = start + _COUNT.unpack_from(buffer, at)[0] if start <= len(buffer) else len(buffer) + 1
+                if end > len(buffer):
+                    break
+                found.append(buffer[start:end])
+                at = end
+            self._at = at
+        return found
 
     def add(self, key: bytes) -> int:
         self._send(_add(key))
