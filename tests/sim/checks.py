@@ -212,7 +212,9 @@ class Checks:
         if policy.segment > 1 or any(record.group for record in records):
             return
         well = self.world.usable_for(20.0)
-        self.want(len(well) < policy.min_nodes, f"failed for want of nodes, though {len(well)} are well: {sorted(well)[:8]}")
+        self.want(
+            len(well) < policy.min_nodes, f"failed for want of nodes, though {len(well)} are well: {sorted(well)[:8]}"
+        )
 
     # members
 

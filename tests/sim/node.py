@@ -140,9 +140,7 @@ class Coordinating:
 
     def _stands(self, cell: Cell) -> Task:
         self.revision = cell.revision
-        self.state, effects = coordinator.step(
-            self.state, Stands(cell.control), self.node.clock(self.node.world.now_s)
-        )
+        self.state, effects = coordinator.step(self.state, Stands(cell.control), self.node.clock(self.node.world.now_s))
         self.unsure = self.state.writing
         for effect in effects:
             yield from self._carry_out(effect)
@@ -513,7 +511,11 @@ class SimNode:
             keys = {plan: round_key(number, plan, "roster") for plan, number in named.items() if plan}
             found = yield Call(lambda _: {plan: plain[key] for plan, key in keys.items() if key in plain})
             self.co = Coordinating(self, cell, found)
-        if self.world.now_s >= self.co.due_s - 1e-9 and not self.co.state.dismissed and self.co.state.control.outcome is None:
+        if (
+            self.world.now_s >= self.co.due_s - 1e-9
+            and not self.co.state.dismissed
+            and self.co.state.control.outcome is None
+        ):
             self.co.due_s = self.world.now_s + self.co.look_s
             yield from self.co.look()
             self.looks = self.co is not None and self.cell is not None and self.co.revision != self.cell.revision
@@ -692,4 +694,3 @@ class Traits(NamedTuple):
     slow: float = 1.0
     hangs: float = 0.0
     no_restarts: bool = False
-

@@ -61,7 +61,9 @@ class Scenario:
         self.lives = 0
         self.hangs = rng.choice([0.0, 0.02, 0.2]) if plan.faults else 0.0
         self.checks = rng.random() < 0.3
-        self.grouped = rng.random() < 0.2 and self.policy.segment == 1 and self.policy.max_nodes % 2 == 0
+        self.grouped = (
+            rng.random() < 0.2 and policy is None and self.policy.segment == 1 and self.policy.max_nodes % 2 == 0
+        )
         self.ranked = rng.random() < 0.5
         spread_s = min(4.0, self.policy.last_call_s * 0.8)
         for index in range(plan.nodes):
@@ -86,7 +88,7 @@ class Scenario:
         )
         traits = Traits(
             checks=self.checks,
-            slow=1.0 if healthy or rng.random() > 0.05 else rng.uniform(1.0, 3.0),
+            slow=1.0 if healthy or rng.random() > 0.05 else rng.uniform(1.0, 2.0),
             hangs=self.hangs,
             no_restarts=not healthy and rng.random() < 0.05,
         )
@@ -122,10 +124,12 @@ class Scenario:
         return self.lease * self.rng.choice([0.4, 0.8, 1.1, 1.5, 3.0, 10.0, 30.0])
 
     def _kill(self) -> None:
-        for _ in range(self.rng.choice([1, 1, 1, 2, 5])):
-            node = self._victim()
-            if node is None:
-                return
+        for _ in range(self.rng.choice([1, 1, 2, 5])):
+            self._kill_one()
+
+    def _kill_one(self) -> None:
+        node = self._victim()
+        if node is not None:
             node.kill()
             self.world.note(node.name, "is killed")
             if self.rng.random() < 0.4:
@@ -185,13 +189,15 @@ class Scenario:
         store.away = True
         for node in self.world.live():
             node.update()
-        self.world.at(self.world.now_s + self.rng.choice([0.3, 1.0, 3.0, 10.0, 20.0]), self._is_back)
+        self.world.at(
+            self.world.now_s + self.rng.choice([0.2 * self.lease, 1.5 * self.lease, 3.0, 10.0, 20.0]), self._is_back
+        )
 
     def _is_back(self) -> None:
         store, world = self.world.store, self.world
         store.away, store.back_s = False, world.now_s
         for node in world.live():
-            node.at(self.rng.uniform(0.0, 0.4), self._reaches_again, node)
+            node.at(self.rng.uniform(0.0, min(0.3, 0.3 * self.lease)), self._reaches_again, node)
 
     def _trouble(self) -> None:
         rng, world = self.rng, self.world
@@ -256,7 +262,9 @@ class Scenario:
         node = self._victim()
         if node is not None:
             self.world.sick_nodes.add(node.record.node)
-            self.world.at(self.world.now_s + self.rng.uniform(5.0, 100.0), self.world.sick_nodes.discard, node.record.node)
+            self.world.at(
+                self.world.now_s + self.rng.uniform(5.0, 100.0), self.world.sick_nodes.discard, node.record.node
+            )
 
     def _heal(self) -> None:
         """From now on nothing fails."""
@@ -277,7 +285,9 @@ class Scenario:
         world, checks = self.world, self.world.checks
         left = world.live()
         if world.outcome is None:
-            checks.want(not left, f"M6: no outcome, and {len(left)} nodes are still there: {left[0].name if left else ''}")
+            checks.want(
+                not left, f"M6: no outcome, and {len(left)} nodes are still there: {left[0].name if left else ''}"
+            )
         checks.want(
             not left, f"M6: {[f'{n.name} {n.doing} {n.state.beat.state.value}' for n in left[:5]]} have not left"
         )
@@ -285,7 +295,7 @@ class Scenario:
 
 KINDS: dict[str, Callable[[Scenario], None]] = {
     "kill": Scenario._kill,
-    "kill one": Scenario._kill,
+    "kill one": Scenario._kill_one,
     "twin": Scenario._twin,
     "freeze": Scenario._freeze,
     "freeze again": Scenario._freeze,

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from holdfast.core.member import Seat
-from holdfast.core.membership import Control, Outcome, Policy, State
+from holdfast.core.membership import Control, Outcome, Policy, State, lease_s
 from tests.sim.checks import Checks
 from tests.sim.node import Call, SimNode
 from tests.sim.store import Store, Unavailable
@@ -162,7 +162,8 @@ class World:
         """`back_s` None: nobody waits for the answer."""
         if self.store.away or (node.partitioned and back_s is not None):
             if back_s is not None:
-                self._fails(node, node.rng.uniform(0.02, 1.0))
+                most_s = 0.2 * lease_s(self.policy) if self.store.away else 1.0  # a store that is back answers soon
+                self._fails(node, node.rng.uniform(0.02, max(0.03, most_s)))
             return
         value = call.act(self.now_s)
         if back_s is not None:
