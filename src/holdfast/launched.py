@@ -202,7 +202,7 @@ def ready_to_drain(timeout_s: float | None = None) -> bool:
     if own is None or not desk:
         return False
     # Ranks, not local ranks: under --virtual-local-rank all workers of a node have local rank 0.
-    answer = f"{desk}/{READY}{own.round}-{own.rank}"
+    answer = f"{desk}/{READY}{own.round}-{own.rank}-{os.environ.get('LOCAL_WORLD_SIZE', '1')}"
     appear_s = time.monotonic() + APPEAR_S
     seen = False
     try:

@@ -77,3 +77,14 @@ def test_closed_it_stays_away(tmp_path: pathlib.Path) -> None:
     assert desk.drain("node-4")
     assert desk.ready_workers(1) == 0
     assert list(tmp_path.iterdir()) == []
+
+
+def test_all_are_ready_once_every_worker_of_this_node_says_so(tmp_path: pathlib.Path) -> None:
+    desk = Desk(tmp_path)
+    desk.drain("node-2")
+    assert not desk.all_ready(3)
+    (desk.path / "ready-3-4-2").touch()
+    assert not desk.all_ready(3)
+    (desk.path / "ready-3-5-2").touch()
+    assert desk.all_ready(3)
+    assert not desk.all_ready(4)

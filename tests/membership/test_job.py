@@ -204,7 +204,7 @@ def test_ready_until_it_is_called_off(desk: Desk, worker: ThreadPoolExecutor) ->
     answer: Future[bool] = worker.submit(ready_to_drain)
     until(lambda: desk.ready_workers(3) == 1)
     assert not answer.done()
-    assert os.path.exists(desk.path / "ready-3-5")
+    assert os.path.exists(desk.path / "ready-3-5-1")
     desk.drain(None)
     assert answer.result(20) is False
     assert desk.ready_workers(3) == 0
@@ -232,7 +232,7 @@ def test_the_answer_is_given_again_if_it_was_taken_away(desk: Desk, worker: Thre
     desk.drain("node-3")
     answer: Future[bool] = worker.submit(ready_to_drain)
     until(lambda: desk.ready_workers(3) == 1)
-    (desk.path / "ready-3-5").unlink()
+    (desk.path / "ready-3-5-1").unlink()
     until(lambda: desk.ready_workers(3) == 1)
     desk.close()
     assert answer.result(20) is False, "without a desk there is nobody to wait for"

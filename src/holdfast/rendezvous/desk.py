@@ -1,7 +1,7 @@
 """The desk: a private directory by which an agent and its own workers speak to each other, without any store.
 
     drain                  the agent's: somebody is to leave, find a good time; gone when that is called off
-    ready-<round>-<rank>   a worker's: it has saved what it has to, and may be stopped
+    ready-<round>-<r>-<n>  a worker's, rank r of n on this node: it has saved what it has to, and may be stopped
 
 Names, and the workers' side: `holdfast.launched`. Nothing here outlives the machine, so nothing is synced.
 """
@@ -90,11 +90,20 @@ class Desk:
 
     def ready_workers(self, round_: int) -> int:
         """How many of this node's workers say, in this round, that they may be stopped now."""
+        return len(self._answers(round_))
+
+    def all_ready(self, round_: int) -> bool:
+        """Whether all of this node's workers say so."""
+        answers = self._answers(round_)
+        wanted = max((int(name.rpartition("-")[2]) for name in answers if name[-1:].isdigit()), default=1)
+        return len(answers) >= wanted
+
+    def _answers(self, round_: int) -> list[str]:
         try:
             names = os.listdir(self.path)
         except OSError:
-            return 0
-        return sum(name.startswith(f"{READY}{round_}-") for name in names)
+            return []
+        return [name for name in names if name.startswith(f"{READY}{round_}-")]
 
     def close(self) -> None:
         """Remove it. Nobody is asked any more."""

@@ -20,16 +20,11 @@ logger = logging.getLogger(__name__)
 
 
 class Local:
-    """Called by the agent's thread alone, but for `start` and `token`.
-
-    Args:
-        num_workers: how many workers this node has; unknown until they start.
-    """
+    """Called by the agent's thread alone, but for `start` and `token`."""
 
     def __init__(self, settings: Settings, node: Node, token: str) -> None:
         self.token = token
         self.desk = Desk()
-        self.num_workers = 0
         self._settings = settings
         self._node = node
         self._guardian = Guardian(token, self.desk)
@@ -66,7 +61,7 @@ class Local:
         self.desk.drain(", ".join(control.draining) if seated else None)
 
     def drain_ready(self, number: int) -> bool:
-        return 0 < self.num_workers <= self.desk.ready_workers(number)
+        return self.desk.all_ready(number)
 
     def look_around(self) -> Verdict | None:
         """Look after the workers; the health check's verdict once it is over."""
