@@ -51,7 +51,7 @@ class Checks:
         self.deaf_proposed: dict[str, float] = {}
         self.deaf_committed: dict[str, float] = {}
 
-    def want(self, truth: bool, what: str) -> None:  # noqa: FBT001
+    def want(self, truth: bool, what: str) -> None:
         if not truth:
             raise Violation(f"at {self.world.now_s:.4f} s: {what}")
 
@@ -102,7 +102,8 @@ class Checks:
         roster = plain.get(round_key(number, plan, "roster"))
         head = plain.get(round_key(number, plan, "head"))
         self.want(isinstance(roster, Roster) and isinstance(head, Head), f"{plan} was named before it stood")
-        assert isinstance(roster, Roster) and isinstance(head, Head)
+        assert isinstance(roster, Roster)
+        assert isinstance(head, Head)
         seats = roster.seats
         self.want(head.world_size == len(seats) and head.round == number and head.plan == plan, "M1: a wrong head")
         for rank, member in enumerate(seats):

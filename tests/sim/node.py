@@ -1,9 +1,9 @@
 """A simulated node: its process, its agent's thread, and its main thread; the production cores decide.
 
-The agent's thread makes one call to the store after the other, as the production one does, and is a generator: it yields
-calls, and is sent their answers or thrown `Unavailable`. A frozen process answers nothing until it wakes, and then goes
-on where it was. Looks that could find nothing new are not simulated; what they would have counted is put into the
-machines' watches when it matters (`_catch_up`).
+The agent's thread makes one call to the store after the other, as the production one does, and is a generator: it
+yields calls, and is sent their answers or thrown `Unavailable`. A frozen process answers nothing until it wakes, and
+then goes on where it was. Looks that could find nothing new are not simulated; what they would have counted is put into
+the machines' watches when it matters (`catch_up`).
 """
 
 from __future__ import annotations

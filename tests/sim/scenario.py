@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from holdfast.core.membership import NO_DOMAIN, NO_INFRA_RANK, Node, Policy, Request, State, Wish, check_policy, lease_s
+from holdfast.core.membership import NO_DOMAIN, NO_INFRA_RANK, Node, Policy, Request, Wish, check_policy, lease_s
 from tests.sim.node import SimNode, Traits
 from tests.sim.world import Trouble, World
 
@@ -123,11 +123,11 @@ class Scenario:
         """Shorter than a lease, about as long, or much longer."""
         return self.lease * self.rng.choice([0.4, 0.8, 1.1, 1.5, 3.0, 10.0, 30.0])
 
-    def _kill(self) -> None:
+    def kill(self) -> None:
         for _ in range(self.rng.choice([1, 1, 2, 5])):
-            self._kill_one()
+            self.kill_one()
 
-    def _kill_one(self) -> None:
+    def kill_one(self) -> None:
         node = self._victim()
         if node is not None:
             node.kill()
@@ -138,13 +138,13 @@ class Scenario:
     def _return(self, node: SimNode, after_s: float) -> None:
         self.world.at(self.world.now_s + after_s, self.join, int(node.record.node[1:]))
 
-    def _twin(self) -> None:
+    def twin(self) -> None:
         """A second process of one name."""
         node = self._victim()
         if node is not None:
             self._return(node, 0.0)
 
-    def _freeze(self) -> None:
+    def freeze(self) -> None:
         node = self._victim()
         if node is not None and not node.frozen:
             self.world.note(node.name, "is frozen")
@@ -156,12 +156,12 @@ class Scenario:
             self.world.note(node.name, "wakes")
             node.thaw()
 
-    def _trap(self) -> None:
+    def trap(self) -> None:
         """The coordinator is frozen in the middle of a decision, soon; and something is to be decided."""
         self.world.traps.append((self.rng.choice(["swap", "swap", "prepare"]), self._span_s()))
-        self.world.at(self.world.now_s + 0.5, self.rng.choice([self._kill, self._fail]))
+        self.world.at(self.world.now_s + 0.5, self.rng.choice([self.kill, self.fail]))
 
-    def _partition(self) -> None:
+    def partition(self) -> None:
         for _ in range(self.rng.choice([1, 1, 2, 10])):
             node = self._victim()
             if node is None or node.partitioned:
@@ -181,7 +181,7 @@ class Scenario:
         node.update()
         node.wake(0.001)
 
-    def _away(self) -> None:
+    def away(self) -> None:
         """The store answers nobody."""
         store = self.world.store
         if store.away:
@@ -199,7 +199,7 @@ class Scenario:
         for node in world.live():
             node.at(self.rng.uniform(0.0, min(0.3, 0.3 * self.lease)), self._reaches_again, node)
 
-    def _trouble(self) -> None:
+    def trouble(self) -> None:
         rng, world = self.rng, self.world
         node = self._victim() if rng.random() < 0.7 else None
         name = node.name if node is not None else ""
@@ -222,7 +222,7 @@ class Scenario:
         for node in self.world.live():
             node.update()
 
-    def _clock(self) -> None:
+    def clock(self) -> None:
         node = self._victim()
         if node is not None:
             if node.co is not None:
@@ -230,35 +230,35 @@ class Scenario:
             stall_s = self.rng.choice([0.0, 0.5, 5.0])
             node.clock.set(self.world.now_s, rate=self.rng.uniform(0.995, 1.005), stall_s=stall_s)
 
-    def _come(self) -> None:
+    def come(self) -> None:
         """More nodes."""
         for _ in range(self.rng.choice([1, 2, 4])):
             self.join(self.plan.nodes + self.lives)
 
-    def _fail(self) -> None:
+    def fail(self) -> None:
         node = self._victim()
         if node is not None:
             node.workers_fail(node.life)
 
-    def _term(self) -> None:
+    def term(self) -> None:
         node = self._victim()
         if node is not None:
             self.world.note(node.name, "gets SIGTERM")
             node.checks_signal("told to leave by a signal")
 
-    def _drain(self) -> None:
+    def drain(self) -> None:
         node = self._victim()
         if node is not None:
             request = Request(wish=Wish.DRAIN, member=node.name, timeout_s=self.rng.choice([1.0, 10.0, 40.0]))
             self.world.store.requests[f"drain-{self.world.fresh()}"] = request
             self.world.touch()
 
-    def _stop(self) -> None:
+    def stop(self) -> None:
         if self.rng.random() < 0.2:
             self.world.store.requests["stop"] = Request(wish=Wish.STOP, code=3, by="somebody")
             self.world.touch()
 
-    def _sick(self) -> None:
+    def sick(self) -> None:
         node = self._victim()
         if node is not None:
             self.world.sick_nodes.add(node.record.node)
@@ -294,20 +294,20 @@ class Scenario:
 
 
 KINDS: dict[str, Callable[[Scenario], None]] = {
-    "kill": Scenario._kill,
-    "kill one": Scenario._kill_one,
-    "twin": Scenario._twin,
-    "freeze": Scenario._freeze,
-    "freeze again": Scenario._freeze,
-    "trap": Scenario._trap,
-    "partition": Scenario._partition,
-    "away": Scenario._away,
-    "trouble": Scenario._trouble,
-    "clock": Scenario._clock,
-    "come": Scenario._come,
-    "fail": Scenario._fail,
-    "term": Scenario._term,
-    "drain": Scenario._drain,
-    "stop": Scenario._stop,
-    "sick": Scenario._sick,
+    "kill": Scenario.kill,
+    "kill one": Scenario.kill_one,
+    "twin": Scenario.twin,
+    "freeze": Scenario.freeze,
+    "freeze again": Scenario.freeze,
+    "trap": Scenario.trap,
+    "partition": Scenario.partition,
+    "away": Scenario.away,
+    "trouble": Scenario.trouble,
+    "clock": Scenario.clock,
+    "come": Scenario.come,
+    "fail": Scenario.fail,
+    "term": Scenario.term,
+    "drain": Scenario.drain,
+    "stop": Scenario.stop,
+    "sick": Scenario.sick,
 }

@@ -1,6 +1,7 @@
 """Whole jobs under virtual time, with faults: M1 to M7 hold at every event, and every job ends.
 
-`python -m tests.sim.replay SEED --nodes N --faults N --trace` plays one again. HOLDFAST_SOAK=1: ten times as many seeds.
+`python -m tests.sim.replay SEED --nodes N --faults N --trace` plays one again.
+HOLDFAST_SOAK=1: ten times as many seeds.
 """
 
 from __future__ import annotations

@@ -199,11 +199,11 @@ class World:
         )
 
     def _changed(self, before: Control | None, after: Control, writer: str) -> None:
+        ending = after.outcome.ending if after.outcome else "no outcome"
         self.note(
             writer,
             f"control: term {after.term} of {after.coordinator}, round {after.round} {after.plan}, proposed "
-            f"{after.proposed or '-'}, restarts {after.restarts}, {after.outcome.ending if after.outcome else 'no outcome'}"
-            f": {after.reason}",
+            f"{after.proposed or '-'}, restarts {after.restarts}, {ending}: {after.reason}",
         )
         if after.proposed and (before is None or before.proposed != after.proposed):
             self.num_proposed += 1
