@@ -33,7 +33,7 @@ def join(settings: Settings) -> Agent:
     host, port = _place(settings.endpoint)
     server = _serve(host, port) if is_tcp(settings.endpoint) and is_ours(host, port) else None
     store = _open(settings)
-    name = node_name(settings.node, settings.run)
+    name = node_name(settings.node, settings.run, host=settings.host)
     node = Node(
         node=name,
         incarnation=secrets.token_hex(4),

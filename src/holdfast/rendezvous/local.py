@@ -28,7 +28,7 @@ class Local:
         self._settings = settings
         self._node = node
         self._guardian = Guardian(token, self.desk)
-        self._check = HealthCheck(settings.health_check) if settings.health_check else None
+        self._check = HealthCheck(settings.health_check, token=token) if settings.health_check else None
         self._ports: dict[str, int] = {}
         self._stopping_s: float | None = None
 

@@ -15,6 +15,7 @@ DEFAULT_ENDPOINT = f"127.0.0.1:{DEFAULT_PORT}"
 DEFAULT_RUN = "default"
 PORT_MAX = 65535
 DEFAULTS = Policy()
+VARIABLES = "HOLDFAST_RDZV_"  # not those that workers find: a job may be started from within a worker of another
 
 T = TypeVar("T")
 
@@ -26,7 +27,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         endpoint: where the store is: HOST:PORT or tcp://… (TCPStore), etcd://… or etcds://….
         run, attempt: which job. attempt None: told by nobody.
         policy: the job's rules; those of the first node count.
-        node: this node's name; None: made from the host's.
+        node: this node's name; None: made from `host`, or the host's own name.
         infra_rank, domain, group, group_size: its place; see `core.membership.Node`.
         address: where workers reach this node; None: found out.
         port_range: ports for the workers' store, both ends included; None: any.
@@ -43,6 +44,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     attempt: str | None = None
     policy: Policy = Policy()
     node: str | None = None
+    host: str | None = None
     infra_rank: int = NO_INFRA_RANK
     domain: str = NO_DOMAIN
     group: str = ""
@@ -61,7 +63,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     compact: bool = True
 
 
-# What may be said by --rdzv-conf name=value, and by the environment as HOLDFAST_NAME.
+# What may be said by --rdzv-conf name=value, and by the environment as HOLDFAST_RDZV_NAME.
 WORDS = (
     *("attempt", "node", "infra_rank", "domain", "replacement_group", "address", "port_range", "health_check"),
     *("spares", "segment", "lease", "last_call", "stop", "timeout", "restart_budget", "node_budget"),
@@ -91,30 +93,19 @@ def read_settings(
             f"--rdzv-conf has no {unknown[0]!r}", code="bad_setting", hint=f"it may have: {', '.join(sorted(WORDS))}"
         )
     said: dict[str, str] = {
-        word: environment[name] for word in WORDS if (name := f"HOLDFAST_{word.upper()}") in environment
+        word: environment[name] for word in WORDS if (name := f"{VARIABLES}{word.upper()}") in environment
     }
     said |= {word: str(value) for word, value in config.items() if word in WORDS and value is not None}
     words = _Words(said)
-    policy = Policy(
-        min_nodes=min_nodes,
-        max_nodes=max_nodes,
-        spares=words.whole("spares", 0),
-        segment=words.whole("segment", 1),
-        lease_s=words.seconds("lease", 0.0),
-        last_call_s=words.seconds("last_call", DEFAULTS.last_call_s),
-        stop_s=words.seconds("stop", DEFAULTS.stop_s),
-        wait_s=words.seconds("timeout", DEFAULTS.wait_s),
-        restart_budget=words.whole("restart_budget", DEFAULTS.restart_budget),
-        node_budget=words.whole("node_budget", DEFAULTS.node_budget),
-    )
     group, group_size = _group(words.text("replacement_group"))
     node = words.text("node")
     return Settings(
         endpoint=endpoint or DEFAULT_ENDPOINT,
         run=check_name(run if run and run != "none" else DEFAULT_RUN),
         attempt=_attempt(words.text("attempt"), environment),
-        policy=check_policy(policy),
+        policy=check_policy(_policy(words, min_nodes, max_nodes)),
         node=check_name(node) if node else None,
+        host=environment.get("SLURMD_NODENAME"),
         infra_rank=words.whole("infra_rank", _infra_rank(environment)),
         domain=check_name(words.text("domain") or NO_DOMAIN),
         group=group,
@@ -131,6 +122,21 @@ def read_settings(
         cert_file=words.text("cert_file"),
         key_file=words.text("key_file"),
         compact=words.switch("compact", default=True),
+    )
+
+
+def _policy(words: _Words, min_nodes: int, max_nodes: int) -> Policy:
+    return Policy(
+        min_nodes=min_nodes,
+        max_nodes=max_nodes,
+        spares=words.whole("spares", 0),
+        segment=words.whole("segment", 1),
+        lease_s=words.seconds("lease", 0.0),
+        last_call_s=words.seconds("last_call", DEFAULTS.last_call_s),
+        stop_s=words.seconds("stop", DEFAULTS.stop_s),
+        wait_s=words.seconds("timeout", DEFAULTS.wait_s),
+        restart_budget=words.whole("restart_budget", DEFAULTS.restart_budget),
+        node_budget=words.whole("node_budget", DEFAULTS.node_budget),
     )
 
 
