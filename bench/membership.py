@@ -25,9 +25,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from holdfast.core.member import Entered, Rang
 from holdfast.core.membership import Node, Policy
 from holdfast.events import EventLog
 from holdfast.rendezvous.agent import Agent
+from holdfast.rendezvous.clerk import Clerk
 from holdfast.rendezvous.kv import KeyValueStore
 from holdfast.rendezvous.local import Local
 from holdfast.rendezvous.settings import Settings
@@ -181,12 +183,14 @@ def failovers(runs: int) -> list[Row]:
 
 
 class _Counting:
-    """A store that counts the calls which change or find something, and, apart from them, those that only ask."""
+    """A store that counts the calls of a round, and, apart from them, those that are made at rest, too: looks that find
+    nothing new, beats that say nothing new, looks at the coordinator's beat."""
 
     def __init__(self, store: KeyValueStore) -> None:
         self._store = store
+        self._said: dict[str, bytes] = {}
         self.calls = 0
-        self.asked = 0
+        self.rest = 0
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self._store, name)
@@ -195,27 +199,31 @@ class _Counting:
 
         def counted(*args: Any) -> Any:
             result = value(*args)
-            if name == "newer" and result is None:
-                self.asked += 1
+            if (
+                (name == "newer" and result is None)
+                or (name == "get_listed" and len(args[1]) == 1)
+                or (name == "put_listed" and not self._is_news(args[1], args[2]))
+            ):
+                self.rest += 1
             else:
                 self.calls += 1
             return result
 
         return counted
 
+    def _is_news(self, name: str, beat: bytes) -> bool:
+        said = beat.partition(b",")[2]  # all but the count
+        news = said != self._said.get(name)
+        self._said[name] = said
+        return news
+
 
 def _crowd_part(port: int, part: int, size: int, policy: Policy, pipe: Any) -> None:
     """`size` agents. Says when all are seated, restarts them when told, and counts what they asked of the store."""
     store = _Counting(connect_tcp("127.0.0.1", port, RUN, 30.0))
-    agents = []
-    for index in range(size):
-        node = Node(node=f"n{part:02d}-{index:05d}", incarnation="0", address="127.0.0.1")
-        local = Local(Settings(), node, secrets.token_hex(4))
-        agents.append(
-            Agent(store, node, local, run=RUN, attempt=None, policy=policy, server=None, events=EventLog(None, "bench"))  # type: ignore[arg-type]
-        )
+    agents = [_clerk(store, f"n{part:02d}-{index:05d}", policy)[0] for index in range(size)]
     for agent in agents:
-        agent.enter(failed=False)
+        agent.tell(Entered())
     waiting = set(range(size))
     arrived_s = None
     while True:
@@ -228,19 +236,19 @@ def _crowd_part(port: int, part: int, size: int, policy: Policy, pipe: Any) -> N
                 if isinstance(word, Round):
                     waiting.discard(index)
                     if not waiting:
-                        pipe.send(("seated", time.time(), arrived_s, store.calls, store.asked))
-            elif agent.rings():
-                agent.heard()
-                agent.enter(failed=False)
+                        pipe.send(("seated", time.time(), arrived_s, store.calls, store.rest))
+            elif agent.rings:
+                agent.tell(Rang())
+                agent.tell(Entered())
                 waiting.add(index)
                 if len(waiting) == size:
                     arrived_s = time.time()
-                    store.calls = store.asked = 0
+                    store.calls = store.rest = 0
         if pipe.poll():
             said = pipe.recv()
             if said == "stop":
                 return
-            agents[0].enter(failed=True)  # the workers of one node have failed
+            agents[0].tell(Entered(failed=True))  # the workers of one node have failed
             waiting.add(0)
         time.sleep(0.001)
 
@@ -260,12 +268,13 @@ def crowd(size: int, processes: int) -> list[Row]:
     try:
         for _, pipe in parts:
             pipe.recv()
-        took, calls = [], []
+        took, calls, rest = [], [], []
         for _ in range(3):
             parts[0][1].send("restart")
             said = [pipe.recv() for _, pipe in parts]
             took.append(max(word[1] for word in said) - max(word[2] for word in said))
             calls.append(sum(word[3] for word in said) / size)
+            rest.append(sum(word[4] for word in said) / size)
         for _, pipe in parts:
             pipe.send("stop")
     finally:
@@ -279,7 +288,12 @@ def crowd(size: int, processes: int) -> list[Row]:
     del server
     return [
         (f"{size} restart at once: last arrival → all seated", f"{took_s:.2f} s", spread, target),
-        (f"store calls per node and round, {size} nodes", f"{statistics.median(calls):.1f}", "", "≤ 8"),
+        (
+            f"store calls per node and round, {size} nodes",
+            f"{statistics.median(calls):.1f}",
+            f"and {statistics.median(rest):.1f} at rest",
+            "≤ 8",
+        ),
     ]
 
 
@@ -303,52 +317,48 @@ def _bare(port: int, size: int) -> float:
     return time.monotonic() - began_s
 
 
+def _clerk(store: Any, name: str, policy: Policy) -> tuple[Clerk, Local]:
+    node = Node(node=name, incarnation="0", address="127.0.0.1")
+    local = Local(Settings(), node, secrets.token_hex(4))
+    events = EventLog(None, "bench")
+    return Clerk(store, node, local, run=RUN, attempt=None, policy=policy, server=None, events=events), local
+
+
 def parked(seconds: float = 20.0) -> list[Row]:
     """A parked spare: share of a core."""
     server, port = serve_tcp("127.0.0.1", 0)
     policy = Policy(min_nodes=1, max_nodes=1)
-    agents = []
-    for name in ("a", "b"):
-        node = Node(node=name, incarnation="0", address="127.0.0.1")
-        store = connect_tcp("127.0.0.1", port, RUN, 10.0)
-        agents.append(
-            Agent(
-                store,
-                node,
-                Local(Settings(), node, secrets.token_hex(4)),
-                run=RUN,
-                attempt=None,
-                policy=policy,
-                server=None,
-                events=EventLog(None, "bench"),
-            )
-        )
     context = mp.get_context("spawn")
-    ours, theirs = context.Pipe()
-    active = threading.Thread(target=agents[0].next_round, kwargs={"failed": False})
-    active.start()
-    active.join()
-    agents[1].leave("only the process below is measured")
-    process = context.Process(target=_parked_child, args=(port, policy, seconds, theirs))
-    process.start()
-    share = ours.recv()
-    process.join(10)
-    agents[0].leave("over")
+    ends = []
+    for name in ("active", "spare"):
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_one, args=(port, name, policy, seconds, theirs))
+        process.start()
+        ends.append((process, ours))
+        if name == "active":
+            ours.recv()  # it has its seat
+    share = ends[1][1].recv()
+    for process, _ in ends:
+        process.kill()
+        process.join()
     del server
     return [("a parked spare, share of a core", f"{100 * share:.2f} %", f"over {seconds:.0f} s", "≤ 1 %")]
 
 
-def _parked_child(port: int, policy: Policy, seconds: float, pipe: Any) -> None:
-    node = Node(node="spare", incarnation="0", address="127.0.0.1")
-    store = connect_tcp("127.0.0.1", port, RUN, 10.0)
-    local = Local(Settings(), node, secrets.token_hex(4))
-    agent = Agent(store, node, local, run=RUN, attempt=None, policy=policy, server=None, events=EventLog(None, "bench"))
-    thread = threading.Thread(target=agent.next_round, kwargs={"failed": False})
-    thread.start()
+def _one(port: int, name: str, policy: Policy, seconds: float, pipe: Any) -> None:
+    """One agent of its own process; says when it has a seat, or what it takes while it has none."""
+    clerk, local = _clerk(connect_tcp("127.0.0.1", port, RUN, 10.0), name, policy)
+    agent = Agent(RUN, clerk, local)
+    if name == "active":
+        agent.next_round(failed=False)
+        pipe.send("seated")
+        time.sleep(10 * seconds)
+        return
+    threading.Thread(target=agent.next_round, kwargs={"failed": False}, daemon=True).start()
     time.sleep(2.0)
     before = resource.getrusage(resource.RUSAGE_SELF)
     time.sleep(seconds)
     after = resource.getrusage(resource.RUSAGE_SELF)
     used_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     pipe.send(used_s / seconds)
-    os._exit(0)
+    time.sleep(10 * seconds)

@@ -9,9 +9,9 @@ from collections.abc import Callable
 import msgspec
 
 from holdfast.channel.channel import Channel
-from holdfast.events import EventLog
 from holdfast.core.records import SweeperRecord, encode
 from holdfast.errors import HoldfastError, UnavailableError
+from holdfast.events import EventLog
 
 RESERVE_BYTES = 64 * 1024
 _FULL = ("errno_enospc", "errno_edquot")

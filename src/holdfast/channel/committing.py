@@ -10,7 +10,6 @@ from typing import Any
 
 from holdfast.channel.channel import Channel
 from holdfast.channel.checking import stable_text
-from holdfast.events import EventLog
 from holdfast.channel.observe import CURRENT, Observer
 from holdfast.channel.older import Older
 from holdfast.channel.payload import Payload, Progress, write_payload
@@ -19,6 +18,7 @@ from holdfast.core.manifest import STABLE, File, Manifest, encode_manifest
 from holdfast.core.names import Version
 from holdfast.core.records import versions_in
 from holdfast.errors import HoldfastError, OutcomeUnknownError
+from holdfast.events import EventLog
 
 logger = logging.getLogger(__name__)
 

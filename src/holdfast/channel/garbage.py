@@ -15,11 +15,11 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 
 from holdfast.channel.channel import Channel
-from holdfast.events import EventLog
 from holdfast.channel.observe import Observer
 from holdfast.channel.storage import Storage
 from holdfast.core.liveness import Watch
 from holdfast.core.records import versions_in
+from holdfast.events import EventLog
 
 
 class Garbage:

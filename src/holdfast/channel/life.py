@@ -18,7 +18,6 @@ from holdfast.channel.beats import Beater
 from holdfast.channel.channel import Channel
 from holdfast.channel.checking import Checker
 from holdfast.channel.copies import Copies
-from holdfast.events import EventLog
 from holdfast.channel.register import Register
 from holdfast.core import consume
 from holdfast.core.consume import Consume, Mode
@@ -32,6 +31,7 @@ from holdfast.errors import (
     UnavailableError,
     UsageError,
 )
+from holdfast.events import EventLog
 
 _OF_GIVEN = (consume.Acknowledge, consume.Release, consume.Fail, consume.Reject)
 

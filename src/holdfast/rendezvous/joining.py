@@ -14,6 +14,7 @@ from holdfast.core.rosters import candidates
 from holdfast.errors import UsageError
 from holdfast.events import EventLog
 from holdfast.rendezvous.agent import Agent
+from holdfast.rendezvous.clerk import Clerk
 from holdfast.rendezvous.endpoint import host_and_port
 from holdfast.rendezvous.hosting import is_ours
 from holdfast.rendezvous.kv import KeyValueStore
@@ -48,16 +49,18 @@ def join(settings: Settings) -> Agent:
     )
     check_groups(candidates([node.member], {node.member: node}), settings.policy)
     path = pathlib.Path(settings.events) if settings.events else None
-    return Agent(
+    local = Local(settings, node, secrets.token_hex(16))
+    clerk = Clerk(
         store,
         node,
-        Local(settings, node, secrets.token_hex(16)),
+        local,
         run=settings.run,
         attempt=settings.attempt,
         policy=settings.policy,
         server=server,
         events=EventLog(path, f"node-{name}"),
     )
+    return Agent(settings.run, clerk, local)
 
 
 def _place(endpoint: str) -> tuple[str, int]:
