@@ -228,6 +228,7 @@ class SimNode:
         self.name = record.member
         self.traits = traits
         self.rng = random.Random(seed)
+        self.phase = self.rng.random()
         self.clock = Clock(self.rng.uniform(0.0, 1e5))
         self.state = Member(member=self.name, checks=traits.checks)
         self.co: Coordinating | None = None
@@ -539,7 +540,7 @@ class SimNode:
         self._watch_catch_up()
         self.watching = True
         pace = beat_s(lease_s(control.policy))
-        self.watch_due_s = self.world.now_s + self.rng.uniform(0.0, pace)
+        self.watch_due_s = self.world.now_s + pace * self.phase
         if self.task is None:
             self._rest()
 

@@ -66,6 +66,6 @@ def test_looks_that_are_left_out_change_nothing(seed: int) -> None:
     """Every look simulated, and only those that could find something: the same rounds at the same time."""
     plan = Plan(seed=seed, nodes=12, faults=4, kinds=("kill", "fail", "freeze", "partition"))
     some, every = simulate(plan), simulate(plan, skip=False)
-    assert some.events < every.events / 3
+    assert some.events < every.events / 1.5
     assert every.outcome == some.outcome
     assert every.committed_s == pytest.approx(some.committed_s, abs=0.5)
