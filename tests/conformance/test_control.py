@@ -7,6 +7,7 @@ import pathlib
 import pytest
 
 from holdfast.errors import UsageError
+from holdfast.rendezvous.etcd_cluster import Health, health
 from holdfast.rendezvous.open import open_store
 from holdfast.run.control import ControlSettings, run_control
 from holdfast.run.etcd_member import Place, parse_place
@@ -74,3 +75,8 @@ def test_an_etcd_that_cannot_be_run(tmp_path: pathlib.Path) -> None:
     with pytest.raises(UsageError) as caught:
         run_control(settings)
     assert caught.value.code == "no_etcd"
+
+
+def test_members_whose_hosts_are_not_known_yet_just_do_not_answer() -> None:
+    assert health(["http://no-such-host.invalid:2379", "http://nor-this.invalid:2379"]) == Health(0, 2)
+    assert health([]) == Health(0, 0)

@@ -56,7 +56,7 @@ class Cluster:
         self.endpoints = tuple(endpoints)
         if options is None:
             options = EtcdOptions(endpoints=self.endpoints)
-        self._gateway = Gateway(options)
+        self._gateway = Gateway(options, hosts_known=False)  # members start in any order
 
     def answers(self, endpoint: str) -> bool:
         """It is up, and knows a leader."""

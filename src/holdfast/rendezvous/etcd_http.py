@@ -85,17 +85,17 @@ class _Stale(Exception):
 class Gateway:
     """Calls to an etcd; for use by several threads.
 
-    Made with UsageError code "bad_endpoint" or "bad_certificate".
+    Made with UsageError code "bad_endpoint" (at least one host must be known now, if `hosts_known`), "bad_certificate".
 
     Raises (each call):
         UnavailableError: code "store_unavailable".
         UsageError: code "store_rights", "bad_certificate", "not_a_store", "value_too_large", "bad_password_file".
     """
 
-    def __init__(self, options: EtcdOptions) -> None:
+    def __init__(self, options: EtcdOptions, *, hosts_known: bool = True) -> None:
         self.endpoints = options.endpoints
         self._book = AddressBook()
-        self._enter_hosts()
+        self._enter_hosts(hosts_known)
         self._options = options
         self._ssl = _ssl_context(options)
         self._deadline = Deadline()
@@ -104,7 +104,7 @@ class Gateway:
         self._current = 0
         self._token = ""
 
-    def _enter_hosts(self) -> None:
+    def _enter_hosts(self, known_wanted: bool) -> None:
         """UsageError code "bad_endpoint": one is none, or not a single one of the hosts is known here."""
         unknown: UsageError | None = None
         known = 0
@@ -118,7 +118,7 @@ class Gateway:
                 known += 1
             except UsageError as error:
                 unknown = error
-        if not known:
+        if known_wanted and not known:
             raise unknown or UsageError("no endpoint", code="bad_endpoint", hint="write etcd://HOST:PORT,HOST:PORT")
 
     def call(self, path: str, body: object, kind: type[T], *, idempotent: bool = True) -> T:
