@@ -240,14 +240,16 @@ def _crowd_part(port: int, part: int, size: int, policy: Policy, pipe: Any) -> N
             elif agent.rings:
                 agent.tell(Rang())
                 agent.tell(Entered())
+                if not waiting:
+                    store.calls = store.rest = 0
                 waiting.add(index)
                 if len(waiting) == size:
                     arrived_s = time.time()
-                    store.calls = store.rest = 0
         if pipe.poll():
             said = pipe.recv()
             if said == "stop":
                 return
+            store.calls = store.rest = 0
             agents[0].tell(Entered(failed=True))  # the workers of one node have failed
             waiting.add(0)
         time.sleep(0.001)
