@@ -131,7 +131,7 @@ def test_8_the_coordinators_node_is_killed_and_another_one_goes_on(
 
 
 def test_11_without_a_spare_the_job_shrinks_and_grows_again_when_a_node_comes(start_job: StartJob) -> None:
-    job = start_job(nnodes="1:2", last_call=2)
+    job = start_job(nnodes="1:2", last_call=2, stop=2)
     first = begin(job, "n1", "n2")
     job["n2"].kill()
     second = job.wait_for_round({"n1": 0}, after=first)
@@ -154,11 +154,13 @@ def test_11_without_a_spare_the_job_waits_for_a_node_and_says_so(start_job: Star
 
 
 def test_11_a_job_that_waits_too_long_for_nodes_has_failed(start_job: StartJob) -> None:
-    job = start_job(torch=False, timeout=1)
-    begin(job, "n1", "n2")
-    job["n2"].kill()
-    assert job["n1"].code() == 1
-    assert "nobody came for 1 s" in job["n1"].said()[0]
+    job = start_job(torch=False, timeout=10)
+    job.start("n1", "n2")
+    job.wait_for_round({"n1": 0, "n2": 1})
+    host, other = ("n1", "n2") if job["n1"].last("coordinator") else ("n2", "n1")
+    job[other].kill()
+    assert job[host].code() == 1
+    assert "nobody came for 10 s" in job[host].said()[0]
     job.assert_no_orphans()
 
 
@@ -193,7 +195,7 @@ def test_13_what_the_trainer_of_a_frozen_node_publishes_is_fenced(
 ) -> None:
     weights = tmp_path / "weights"
     weights.mkdir()
-    (weights / "model.safetensors").write_bytes(b"weights")
+    (weights / "w.bin").write_bytes(b"weights")
     publish = {"channel": str(tmp_path / "channel"), "weights": str(weights)}
     job = start_job(**store, torch=False, **THREE)
     first = begin(job, "n2", "n1", "n3")
