@@ -363,6 +363,13 @@ def test_a_coordinator_that_has_left_is_replaced_without_waiting_for_a_lease() -
     assert kinds(life.watch(1, state=State.LEFT)) == [Stand]
 
 
+def test_a_coordinator_that_has_left_and_beats_on_is_replaced_by_whoever_is_next() -> None:
+    life = Life()
+    life.run(seat=1)
+    assert life.watch(1) == []
+    assert kinds(life.watch(2, 3, every_s=0.2, state=State.LEFT)) == [Stand]
+
+
 def test_I9_time_in_which_it_did_not_look_does_not_count() -> None:
     life = Life()
     life.run(seat=0)

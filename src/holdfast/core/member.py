@@ -335,9 +335,9 @@ def _watch(state: Member, member: str, beat: Beat | None, now_s: float) -> Membe
         return state
     watch = state.watch if state.watched == member else liveness.Watch()
     lease = lease_s(state.control.policy)
-    token = None if beat is None else beat.count
-    watch = liveness.look(watch, {member: token}, now_s, gap_s=lease / 2.0, full_lease=True)
     deserted = beat is not None and beat.state is State.LEFT
+    token = None if beat is None or deserted else beat.count  # the host of a store has left, and beats on
+    watch = liveness.look(watch, {member: token}, now_s, gap_s=lease / 2.0, full_lease=True)
     return msgspec.structs.replace(state, watch=watch, watched=member, deserted=deserted)
 
 
