@@ -1,0 +1,513 @@
+"""The rules of membership's cores, removed one at a time."""
+
+from __future__ import annotations
+
+from tests.mutants.drive import Mutant
+
+_MEMBER = ("tests/spec/test_core_member.py",)
+_COORDINATOR = ("tests/spec/test_core_coordinator.py",)
+_SIM = ("tests/membership/test_quick_sim.py",)
+
+
+def _in(file: str, tests: tuple[str, ...], *rows: tuple[str, str, str, str]) -> list[Mutant]:
+    return [Mutant(name=name, rule=rule, file=file, old=old, new=new, tests=tests) for name, rule, old, new in rows]
+
+
+MUTANTS = [
+    *_in(
+        "core/member.py",
+        _MEMBER,
+        (
+            "member-seat",
+            "a seat counts only in the committed plan",
+            "return state.seat is not None and state.control is not None and state.seat.plan == state.control.plan",
+            "return state.seat is not None",
+        ),
+        (
+            "member-not-proposed",
+            "nobody begins while the next round is proposed",
+            "seated(state) and not control.proposed:\n        state = _say(state, State.RUNNING",
+            "seated(state):\n        state = _say(state, State.RUNNING",
+        ),
+        (
+            "member-own-plan",
+            "only who said yes to the committed plan begins it",
+            "    ready = state.beat.state is State.READY and state.beat.plan == control.plan\n",
+            "    ready = True\n",
+        ),
+        (
+            "member-late-answer",
+            "what was found in an older plan is no seat in this one",
+            "    if state.looked != control.proposed:\n",
+            "    if not state.looked:\n",
+        ),
+        (
+            "member-yes-needs-seat",
+            "a spare says yes to nothing",
+            "    if state.offered is not None and not said_yes",
+            "    if not said_yes",
+        ),
+        (
+            "bell-proposal",
+            "any proposal rings the bell",
+            "    return bool(control.proposed) or control.plan != state.seat.plan",
+            "    return control.plan != state.seat.plan",
+        ),
+        (
+            "bell-round",
+            "a newer round rings the bell",
+            "bool(control.proposed) or control.plan != state.seat.plan or",
+            "bool(control.proposed) or",
+        ),
+        (
+            "bell-outcome",
+            "the outcome rings the bell",
+            "control.plan != state.seat.plan or control.outcome is not None\n",
+            "control.plan != state.seat.plan\n",
+        ),
+        (
+            "exit-seatless",
+            "a node without a seat exits with 0 on any outcome",
+            "outcome.code if seated(state) else 0",
+            "outcome.code",
+        ),
+        (
+            "exit-seated",
+            "a node with a seat exits with the outcome's code",
+            "outcome.code if seated(state) else 0",
+            "0",
+        ),
+        (
+            "exit-workers-first",
+            "the workers are ended before the agent leaves",
+            "    if state.beat.state in (State.RUNNING, State.STOPPING):  # the bell rings; the workers are ended first\n        return state, ()\n",
+            "",
+        ),
+        (
+            "exit-barrier",
+            "the exit barrier opens only if all have succeeded",
+            "    if state.beat.state is State.DONE and outcome.ending is Ending.SUCCEEDED:\n",
+            "    if state.beat.state is State.DONE:\n",
+        ),
+        (
+            "exit-once",
+            "the exit barrier opens once",
+            "        if state.released:\n            return state, ()\n",
+            "",
+        ),
+        (
+            "drain-after-commit",
+            "a drained node leaves only after the round without it is committed",
+            "        if state.member in control.draining and not seated(state):\n",
+            "        if state.member in control.draining:\n",
+        ),
+        (
+            "done-not-failed",
+            "an agent that gives up after its workers were done has not failed",
+            "(failed and not state.beat.done)",
+            "failed",
+        ),
+        (
+            "health-no",
+            "an unhealthy node says no",
+            "    if state.healthy_s is None:\n        return False\n",
+            "    if state.healthy_s is None:\n        return True\n",
+        ),
+        (
+            "health-fresh",
+            "a check that passed long ago is repeated before a yes",
+            "    return idle or now_s - state.healthy_s <= HEALTH_FRESH_S\n",
+            "    return True\n",
+        ),
+        (
+            "stand-lease",
+            "a coordinator is replaced only after a lease of silence",
+            "seen.silent_s >= (0.0 if state.deserted else lease)",
+            "seen.silent_s >= (0.0 if state.deserted else lease / 4.0)",
+        ),
+        (
+            "stand-deserted",
+            "a coordinator that has left is replaced at once",
+            "(0.0 if state.deserted else lease)",
+            "lease",
+        ),
+        (
+            "stand-gap",
+            "silence of the coordinator counts only across timely looks",
+            "watch = liveness.look(watch, {member: token}, now_s, gap_s=lease / 2.0, full_lease=True)",
+            "watch = liveness.look(watch, {member: token}, now_s, gap_s=1e9)",
+        ),
+        (
+            "stand-anew",
+            "a coordinator that is back is watched anew",
+            "            if _reign(control) != _reign(state.control):",
+            "            if False:",
+        ),
+        (
+            "stand-stagger",
+            "the lower the group rank, the earlier",
+            "    return lease / 2.0 * min(place, STAND_STEPS) / STAND_STEPS\n",
+            "    return 0.0\n",
+        ),
+        (
+            "stand-once",
+            "one attempt at a time",
+            "    if state.standing:\n        return state, ()\n",
+            "",
+        ),
+        (
+            "said-first",
+            "a beat that changed is said before what follows from it",
+            "    return state, said + effects\n",
+            "    return state, effects + said\n",
+        ),
+    ),
+    *_in(
+        "core/coordinator.py",
+        _COORDINATOR,
+        (
+            "cut-two-steps",
+            "a round is committed only when all have said yes",
+            "        if not missing and not gone:\n",
+            "        if not gone:\n",
+        ),
+        (
+            "plan-first",
+            "a plan stands before it is named",
+            "        return state, (Prepare(rosters.writings(roster)), *effects)\n",
+            "        return state, (*effects, Prepare(rosters.writings(roster)))\n",
+        ),
+        (
+            "unknown-write",
+            "nothing is decided while it is unknown what stands",
+            "            if state.dismissed or state.writing or state.control.outcome is not None:\n",
+            "            if state.dismissed or state.control.outcome is not None:\n",
+        ),
+        (
+            "dismissed",
+            "whoever was replaced decides nothing any more",
+            "            if state.dismissed or state.writing or",
+            "            if state.writing or",
+        ),
+        (
+            "dismissed-term",
+            "a former term is over",
+            "    dismissed = (control.coordinator, control.term) != (state.member, before.term)\n",
+            "    dismissed = control.coordinator != state.member\n",
+        ),
+        (
+            "outcome-once",
+            "the outcome is written once",
+            "            if state.dismissed or state.writing or state.control.outcome is not None:\n",
+            "            if state.dismissed or state.writing:\n",
+        ),
+        (
+            "silence-lease-after-gap",
+            "after a gap everybody has a full lease again",
+            "    watch = liveness.look(watch, tokens, now_s, gap_s=gap_s, full_lease=True)\n",
+            "    watch = liveness.look(watch, tokens, now_s, gap_s=gap_s)\n",
+        ),
+        (
+            "silence-timely",
+            "a look that took long says nothing of silence",
+            "    watch = state.watch if timely else liveness.Watch()\n",
+            "    watch = state.watch\n",
+        ),
+        (
+            "silence-away",
+            "time in which nothing could be looked at is nobody's silence",
+            "    gap_s = lease_s(state.control.policy) / 2.0\n    watch",
+            "    gap_s = 1e9\n    watch",
+        ),
+        (
+            "resume-begin",
+            "a new coordinator gives everybody the whole time",
+            "    if looked_s is None:\n        return msgspec.structs.replace(state, proposed_s=now_s, ready_s=now_s, committed_s=now_s)\n",
+            "    if looked_s is None:\n        return state\n",
+        ),
+        (
+            "resume-proposal",
+            "time without looks does not count for the last call",
+            "        proposed_s=state.proposed_s + away_s,\n",
+            "",
+        ),
+        (
+            "resume-short",
+            "time without looks does not count as waiting for nodes",
+            "        short_s=None if state.short_s is None else state.short_s + away_s,\n",
+            "",
+        ),
+        (
+            "gone-replaced",
+            "who falls silent before it has answered is replaced",
+            "if m in self.silent or not seats.may_sit(beats.get(m), self.control)]",
+            "if not seats.may_sit(beats.get(m), self.control)]",
+        ),
+        (
+            "gone-unhealthy",
+            "who cannot sit any more is replaced",
+            "if m in self.silent or not seats.may_sit(beats.get(m), self.control)]",
+            "if m in self.silent]",
+        ),
+        (
+            "last-call",
+            "who beats and does not come back in time is replaced",
+            "            if waited_s < self.policy.last_call_s:\n                return self.state, ()\n",
+            "            return self.state, ()\n",
+        ),
+        (
+            "last-call-given",
+            "who beats may come back",
+            "            if waited_s < self.policy.last_call_s:\n                return self.state, ()\n",
+            "",
+        ),
+        (
+            "stop-s",
+            "without a spare, who is still stopping has stop_s",
+            "            if not full and waited_s < self.policy.stop_s:\n                return before, ()\n",
+            "",
+        ),
+        (
+            "late-out",
+            "who was late is not placed again at once",
+            "        out = self.silent | self.draining | self.state.late | frozenset(self.view.lost)\n",
+            "        out = self.silent | self.draining | frozenset(self.view.lost)\n",
+        ),
+        (
+            "drain-no-seat",
+            "a draining node is given no seat",
+            "        out = self.silent | self.draining | self.state.late | frozenset(self.view.lost)\n",
+            "        out = self.silent | self.state.late | frozenset(self.view.lost)\n",
+        ),
+        (
+            "budget",
+            "one restart budget for the whole job",
+            "        if self.broken and 0 <= self.policy.restart_budget < charged.restarts:\n",
+            "        if False:\n",
+        ),
+        (
+            "budget-any",
+            "a budget of -1 is any number",
+            "self.broken and 0 <= self.policy.restart_budget < charged.restarts",
+            "self.broken and self.policy.restart_budget < charged.restarts",
+        ),
+        (
+            "budget-charged",
+            "a cut is charged when it is committed",
+            "            restarts=proposal.restarts,\n",
+            "",
+        ),
+        (
+            "wait-fails",
+            "too few nodes for wait_s: failed",
+            "        if too_few and self.now_s - since_s >= self.policy.wait_s:\n",
+            "        if False:\n",
+        ),
+        (
+            "first-last-call",
+            "the first round waits for spares until the last call is over",
+            "            self._more(here < wanted or len(placed.seats) < self.policy.max_nodes)\n",
+            "            self._more(False)\n",
+        ),
+        (
+            "first-seats",
+            "the first round waits while more can be seated",
+            "            self._more(here < wanted or len(placed.seats) < self.policy.max_nodes)\n",
+            "            self._more(here < wanted)\n",
+        ),
+        (
+            "growth-call",
+            "a job grows only after the last call",
+            "        if since_s is None or self.now_s - since_s < self.policy.last_call_s or not self.view.all_running:\n",
+            "        if since_s is None or not self.view.all_running:\n",
+        ),
+        (
+            "growth-running",
+            "a round is not cut for more nodes before all of it runs",
+            "self.policy.last_call_s or not self.view.all_running:\n",
+            "self.policy.last_call_s:\n",
+        ),
+        (
+            "growth-lasts",
+            "a round lasts stop_s before it is cut for more nodes",
+            "        if self.now_s - self.state.committed_s < self.policy.stop_s:\n",
+            "        if False:\n",
+        ),
+        (
+            "drain-time",
+            "a drain waits until all can be stopped, or its time is over",
+            '            return f"{\', \'.join(leaving)} is drained, with its time over" if overdue else ""\n',
+            "            return f\"{', '.join(leaving)} is drained, with its time over\"\n",
+        ),
+        (
+            "drain-refused",
+            "a drain for which there is nobody is called off",
+            "                replies = self._refuse(placed)\n",
+            "                replies = ()\n",
+        ),
+        (
+            "forget-named",
+            "what control names is not forgotten",
+            "    named = (control.plan, before.plan, control.proposed)\n",
+            "    named = (before.plan, control.proposed)\n",
+        ),
+        (
+            "forget",
+            "rounds that nobody can be reading are deleted",
+            "    return state, ((Forget(tuple(key for keys in old for key in keys)),) if old else ())\n",
+            "    return state, ()\n",
+        ),
+        (
+            "waiting-off",
+            "what cannot be placed any more is off",
+            '            return self._write(proposed="", reason=reason)\n        return self.state, ()\n',
+            "            return self._write(reason=reason)\n        return self.state, ()\n",
+        ),
+    ),
+    *_in(
+        "core/seats.py",
+        _COORDINATOR,
+        (
+            "done-outranks",
+            "done outranks a later silence",
+            "        if beat is not None and here and beat.done:\n            done.append(member)\n        elif beat is not None and here and beat.failed:\n",
+            "        if seen is None or seen.silent_s >= lease:\n            lost[member] = 'is silent'\n        elif beat is not None and here and beat.done:\n            done.append(member)\n        elif beat is not None and here and beat.failed:\n",
+        ),
+        (
+            "done-round",
+            "done in a former round is not done in this one",
+            "        if beat is not None and here and beat.done:\n",
+            "        if beat is not None and beat.done:\n",
+        ),
+        (
+            "done-and-failed",
+            "some done and one failed is failed",
+            "    if why:\n        return Outcome(ending=Ending.FAILED",
+            "    if False:\n        return Outcome(ending=Ending.FAILED",
+        ),
+        (
+            "done-all",
+            "the job has succeeded when all are done",
+            "    if len(view.done) == len(roster.seats):\n",
+            "    if view.done:\n",
+        ),
+        (
+            "lost-left",
+            "who says that it leaves is lost at once",
+            "        elif beat is None or beat.state is State.LEFT:\n",
+            "        elif beat is None:\n",
+        ),
+        (
+            "lost-begin",
+            "who does not begin for stop_s is lost",
+            "            if committed_for_s >= control.policy.stop_s:\n",
+            "            if False:\n",
+        ),
+        (
+            "yes-plan",
+            "a yes is to one plan",
+            "    return beat is not None and beat.state is State.READY and beat.plan == plan\n",
+            "    return beat is not None and beat.state is State.READY\n",
+        ),
+    ),
+    *_in(
+        "core/rosters.py",
+        _COORDINATOR,
+        (
+            "charge-once",
+            "a cut is charged once",
+            "restarts=control.restarts + (1 if broken else 0),",
+            "restarts=control.restarts + len(view.lost) + len(view.failed),",
+        ),
+        (
+            "charge-free-will",
+            "a cut of free will is not charged",
+            "restarts=control.restarts + (1 if broken else 0),",
+            "restarts=control.restarts + 1,",
+        ),
+        (
+            "blame-first",
+            "those that lost their peer are not to blame",
+            "    return msgspec.structs.replace(proposal, replaced={**proposal.replaced, **now.replaced})\n",
+            "    return now\n",
+        ),
+        (
+            "blame-one",
+            "of several that failed at once nobody is to blame",
+            "(view.failed if len(view.failed) == 1 else ())",
+            "view.failed",
+        ),
+        (
+            "aside",
+            "a node that failed too often is set aside",
+            "    if len(trusted) < len(usable):\n",
+            "    if False:\n",
+        ),
+        (
+            "aside-replaceable",
+            "only if another can take its place",
+            "    return place(candidates(usable, nodes), previous.seats, policy)\n",
+            "    return place(candidates(trusted, nodes), previous.seats, policy)\n",
+        ),
+    ),
+    *_in(
+        "core/placement.py",
+        _COORDINATOR,
+        (
+            "one-seat-per-name",
+            "two lives of one node never sit together",
+            "        other = chosen.get(one.node)\n",
+            "        other = chosen.get(one.member)\n",
+        ),
+    ),
+    *_in(
+        "core/coordinator.py",
+        _SIM,
+        (
+            "sim-two-steps",
+            "a round is committed only when all have said yes",
+            "        if not missing and not gone:\n",
+            "        if not gone:\n",
+        ),
+        (
+            "sim-plan-names",
+            "a plan's name is never used twice",
+            "        roster = rosters.seat_all(roster, self.fresh, placed, self.known.beats)\n",
+            '        roster = rosters.seat_all(roster, f"round-{roster.round}", placed, self.known.beats)\n',
+        ),
+        (
+            "sim-resume",
+            "a new coordinator gives everybody the whole time",
+            "    if looked_s is None:\n        return msgspec.structs.replace(state, proposed_s=now_s, ready_s=now_s, committed_s=now_s)\n",
+            "    if looked_s is None:\n        return state\n",
+        ),
+        (
+            "sim-away",
+            "a store that was away ends no healthy round",
+            "    gap_s = lease_s(state.control.policy) / 2.0\n    watch",
+            "    gap_s = 1e9\n    watch",
+        ),
+    ),
+    *_in(
+        "core/member.py",
+        _SIM,
+        (
+            "sim-not-proposed",
+            "nobody begins while the next round is proposed",
+            "seated(state) and not control.proposed:\n        state = _say(state, State.RUNNING",
+            "seated(state):\n        state = _say(state, State.RUNNING",
+        ),
+        (
+            "sim-anew",
+            "a coordinator that is back is watched anew",
+            "            if _reign(control) != _reign(state.control):",
+            "            if False:",
+        ),
+        (
+            "sim-stand",
+            "a lost coordinator is replaced",
+            "    if _alone(state, control, now_s):\n",
+            "    if False:\n",
+        ),
+    ),
+]
