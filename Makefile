@@ -57,7 +57,7 @@ demo: $(STAMP) ## train, publish, serve, crash, resume: under two minutes
 	@$(RUN) -m examples.demo.main $(ARGS)
 
 test: $(STAMP) ## the fast tests, without root: under five minutes on two cores
-	@$(RUN) -m pytest -q -n 2 $(ARGS)
+	@$(RUN) -m pytest -q -n 4 $(ARGS)
 
 heavy: $(STAMP) vllm-venv ## the long suites one after the other (nfs needs root, nfs and etcd Debian's packages)
 	@for suite in model mutants kill nfs vllm etcd; do $(RUN) -m pytest -q -m $$suite $(ARGS); done

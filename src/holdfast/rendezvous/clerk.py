@@ -204,9 +204,10 @@ class Clerk:
             self._beat()
             self._joined = True
         lease = lease_s(self._rules)
-        if self._is_due("beat", beat_s(lease)) or self._dirty:
+        left = self._state.beat.state is State.LEFT  # who has left beats no more, even if it keeps the store
+        if self._dirty or (not left and self._is_due("beat", beat_s(lease))):
             self._beat()
-        if self._state.beat.state is State.LEFT:
+        if left:
             self._keep()
             return
         if self._is_due("look", self._look_s()):
@@ -227,7 +228,7 @@ class Clerk:
 
     def _keep(self) -> None:
         """It has said good-bye; a host stays for the others' sake."""
-        for what in ("look", "watch", "coordinate"):
+        for what in ("beat", "look", "watch", "coordinate"):
             self._due.pop(what, None)
         if self._is_due("keep", AGAIN_S):
             self._free = self._keeper is None or self._keeper.may_end()
