@@ -19,6 +19,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from holdfast.events import Event, read_events
+from holdfast.rendezvous.open import open_store
+from holdfast.rendezvous.view import JobView, Viewer, attempt_keys
 from tests.support.etcds import LONG_S, free_ports
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -272,6 +274,16 @@ class Job:
         return self.lines(what, **like)[-1]
 
     # All of it
+
+    def view(self) -> JobView:
+        """What the store says of it."""
+        with contextlib.closing(open_store(self.endpoint, self.run, timeout_s=LONG_S, compact=False)) as store:
+            return Viewer(store, attempt_keys(store, None)).look()
+
+    def wait_for_members(self, number: int) -> None:
+        """Until so many have come and not left."""
+        here = ("parked", "ready", "running")
+        self.wait(lambda: sum(node.state in here for node in self.view().nodes) == number, f"no {number} members")
 
     def wait(self, found: Callable[[], bool], what: str, timeout_s: float = LONG_S) -> None:
         end_s = time.monotonic() + timeout_s
