@@ -19,7 +19,7 @@ from holdfast.channel.probes import Probe
 from holdfast.channel.status import Status
 from holdfast.channel.visibility import Visibility
 from holdfast.cli import schema
-from holdfast.cli.main import COMMANDS
+from holdfast.cli.main import COMMANDS, OWN_HELP
 from holdfast.cli.output import clean, exit_code
 from holdfast.core.records import ConsumerRecord, encode
 from tests.cli.conftest import Filled, Run, fill, without_rights
@@ -231,12 +231,21 @@ def test_the_first_page_is_quick_and_light() -> None:
     assert all(name in done.stdout for name in COMMANDS)
 
 
-@pytest.mark.parametrize("command", sorted(COMMANDS))
+@pytest.mark.parametrize("command", sorted(set(COMMANDS) - set(OWN_HELP)))
 def test_every_command_explains_itself(run: Run, command: str) -> None:
     done = run(command, "--help")
     assert done.code == 0
     assert f"Usage: holdfast {command}" in done.out
     assert "--json" in done.out
+
+
+def test_run_explains_itself_as_torchrun_does(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        run("run", "--help")
+    assert not left.value.code
+    said = capsys.readouterr().out
+    assert "usage: holdfast run" in said
+    assert "--spares" in said
 
 
 def test_no_command_loads_torch(filled: Filled, files: pathlib.Path) -> None:

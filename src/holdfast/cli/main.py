@@ -33,6 +33,7 @@ COMMANDS = {
     "drain": ("holdfast.cli.membership:drain", CHANGE, "Take a node out of a job; a spare takes its place."),
     "stop": ("holdfast.cli.membership:stop", CHANGE, "End a job on all its nodes."),
     "run": ("holdfast.cli.running:run", RUN, "Run a training script as one node of a job; spares take over."),
+    "control": ("holdfast.cli.controlling:control", RUN, "Serve a job's store, or a member of an etcd for it."),
     "sync": ("holdfast.cli.syncing:sync", RUN, "Bring channels' versions into inference servers, safely."),
     "serve": ("holdfast.cli.serving:serve", RUN, "Serve a model over HTTP: a small server for laptops and tests."),
 }

@@ -33,11 +33,22 @@ from holdfast.core.membership import (
     lease_s,
 )
 from holdfast.errors import OutcomeUnknownError, UnavailableError, UsageError
+from holdfast.rendezvous.etcd import EtcdOptions
+from holdfast.rendezvous.etcd_cluster import health
 from holdfast.rendezvous.founding import Keys
 from holdfast.rendezvous.kv import KeyValueStore
-from holdfast.rendezvous.open import open_store
+from holdfast.rendezvous.open import etcd_endpoints, is_tcp, open_store
 from holdfast.rendezvous.settings import DEFAULT_ENDPOINT, DEFAULT_RUN
-from holdfast.rendezvous.view import JobView, NodeView, Viewer, attempt_keys, decode_control, labels, living
+from holdfast.rendezvous.view import (
+    JobView,
+    NodeView,
+    Viewer,
+    attempt_keys,
+    decode_control,
+    labels,
+    living,
+    with_health,
+)
 
 if TYPE_CHECKING:
     from rich.console import Group, RenderableType
@@ -97,6 +108,18 @@ class Job:
         with closing(store):
             yield store, attempt_keys(store, None if self.attempt is None else check_name(self.attempt))
 
+    def options(self) -> EtcdOptions:
+        """How its etcd is spoken to."""
+        return EtcdOptions(
+            endpoints=etcd_endpoints(self.endpoint),
+            user=self.user,
+            password_file=self.password_file,
+            ca_file=self.ca_file,
+            cert_file=self.cert_file,
+            key_file=self.key_file,
+            compact=False,
+        )
+
 
 JOB = Job()
 
@@ -105,7 +128,8 @@ def members(*, gone: Annotated[bool, Parameter(name="--all", negative="")] = Fal
     """Say who trains and who is spare in a job, and why. Changes nothing.
 
     Takes about a beat, and a lease where somebody is silent. Exit code 3 if the job is not as it is wanted: a seat is
-    lost, fewer nodes train than could, spares are missing, there is no round yet, or it has failed.
+    lost, fewer nodes train than could, spares are missing, members of its etcd don't answer, there is no round yet, or
+    it has failed.
 
     Args:
         gone: list those, too, that have left or fallen silent without a seat.
@@ -113,6 +137,8 @@ def members(*, gone: Annotated[bool, Parameter(name="--all", negative="")] = Fal
     out = Out(job.json)
     with job.open() as (store, keys), out.waiting("watching the beats"):
         now = Viewer(store, keys).watch()
+        if not is_tcp(job.endpoint):
+            now = with_health(now, health(etcd_endpoints(job.endpoint), job.options()))
     out.data(now, lambda screen: screen.print(draw(now, gone)))
     return UNHEALTHY if now.problems else DONE
 
@@ -273,6 +299,8 @@ def draw(now: JobView, gone: bool = False) -> Group:
 
 def _head(now: JobView) -> list[tuple[str, object]]:
     rows: list[tuple[str, object]] = [("job", f"{now.run}, attempt {now.attempt} ({now.store} store)")]
+    if now.store_health is not None:
+        rows.append(("store", now.store_health.text))
     if now.outcome is not None:
         rows.append(("outcome", f"{now.outcome.ending.value}, exit code {now.outcome.code}: {now.outcome.reason}"))
     most = str(now.max_nodes) if now.min_nodes == now.max_nodes else f"{now.min_nodes} to {now.max_nodes}"

@@ -150,6 +150,14 @@ class Syncing(msgspec.Struct, frozen=True):
     name: str
 
 
+class Controlling(msgspec.Struct, frozen=True, kw_only=True):
+    """What `control` says once it serves: what agents are given, where this process listens, which member it is."""
+
+    endpoint: str
+    address: str
+    name: str | None
+
+
 class Drained(msgspec.Struct, frozen=True, kw_only=True):
     """`holdfast drain`; `done` null: there is no answer yet."""
 

@@ -33,6 +33,11 @@ class Health(msgspec.Struct, frozen=True):
         return self.answering < self.members
 
     @property
+    def text(self) -> str:
+        """For people."""
+        return f"{self.answering} of {self.members} etcd members answer"
+
+    @property
     def works(self) -> bool:
         return self.answering > self.members // 2
 

@@ -34,6 +34,7 @@ from holdfast.core.membership import (
     round_key,
 )
 from holdfast.errors import UsageError
+from holdfast.rendezvous.etcd_cluster import Health
 from holdfast.rendezvous.founding import ATTEMPTS, NO_ATTEMPT, Keys
 from holdfast.rendezvous.kv import KeyValueStore
 
@@ -110,6 +111,7 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True):
     attempt: str
     job: str
     store: str
+    store_health: Health | None = None
     round: int
     plan: str
     proposed: str
@@ -285,6 +287,12 @@ def view(found: Records, watch: liveness.Watch, watched_s: float = 0.0) -> JobVi
         requests=requests,
         problems=_problems(found, nodes, spares),
     )
+
+
+def with_health(now: JobView, health: Health) -> JobView:
+    """`now`, and how many members of its etcd answer; fewer than there are is a problem."""
+    problems = [f"degraded: {health.text}"] if health.degraded else []
+    return msgspec.structs.replace(now, store_health=health, problems=[*now.problems, *problems])
 
 
 def _node(member: str, found: Records, roster: Roster, ranks: Mapping[str, int], watch: liveness.Watch) -> NodeView:

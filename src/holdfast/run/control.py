@@ -12,7 +12,7 @@ import os
 import pathlib
 import select
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 import msgspec
@@ -20,7 +20,7 @@ import msgspec
 from holdfast.errors import UsageError
 from holdfast.rendezvous.endpoint import host_and_port
 from holdfast.rendezvous.tcp import serve_tcp
-from holdfast.run.etcd_member import EtcdMember, Stop, parse_place
+from holdfast.run.etcd_member import EtcdMember, Place, Stop, parse_place
 
 logger = logging.getLogger(__name__)
 
@@ -45,8 +45,25 @@ class ControlSettings(msgspec.Struct, frozen=True, kw_only=True):
     token: str = "holdfast"
 
 
-def run_control(settings: ControlSettings) -> int:
+class Where(msgspec.Struct, frozen=True, kw_only=True):
+    """What is served.
+
+    Attributes:
+        endpoint: as agents are given it; of an etcd, all members.
+        address: where this process listens, "HOST:PORT".
+        name: which member it is; "" of the embedded store.
+    """
+
+    endpoint: str
+    address: str
+    name: str = ""
+
+
+def run_control(settings: ControlSettings, serves: Callable[[Where], None] = lambda where: None) -> int:
     """Run it until SIGTERM or SIGINT; the exit code. To be called in the main thread.
+
+    Args:
+        serves: called once it serves; a member of an etcd does once it knows a leader, so a majority is up.
 
     Raises:
         UsageError: codes of `serve_tcp`; "bad_member", "member_runs", "no_etcd", "bad_control".
@@ -55,31 +72,42 @@ def run_control(settings: ControlSettings) -> int:
         raise UsageError(
             "control serves either the embedded store or a member of etcd",
             code="bad_control",
-            hint="give HOST:PORT, or --etcd-binary with the members",
+            hint="give --listen HOST:PORT, or --etcd-binary with the members",
         )
     with _stopped_by_signals() as stop:
         if settings.endpoint is not None:
-            return _serve(settings.endpoint, stop)
-        return _member(settings, stop)
+            return _serve(settings.endpoint, stop, serves)
+        return _member(settings, stop, serves)
 
 
-def _serve(endpoint: str, stop: Stop) -> int:
+def _serve(endpoint: str, stop: Stop, serves: Callable[[Where], None]) -> int:
     host, port = host_and_port(endpoint.removeprefix("tcp://"))
     server, port = serve_tcp(host, port)
-    logger.info("the store is served at %s:%d", host, port)
+    address = _address(host, port)
+    logger.info("the store is served at %s", address)
+    serves(Where(endpoint=address, address=address))
     stop.wait()
     del server
     return 0
 
 
-def _member(settings: ControlSettings, stop: Stop) -> int:
+def _member(settings: ControlSettings, stop: Stop, serves: Callable[[Where], None]) -> int:
     if not settings.data or not settings.etcd_binary:
         raise UsageError("a member needs a directory for its data", code="bad_control", hint="give --data")
     places = tuple(parse_place(text) for text in settings.members)
     data = pathlib.Path(settings.data)
     member = EtcdMember(settings.etcd_binary, places, settings.name, data, token=settings.token)
     with contextlib.closing(member):
-        return member.keep(stop)
+        return member.keep(stop, lambda own: serves(_where(own, places)))
+
+
+def _where(own: Place, places: tuple[Place, ...]) -> Where:
+    everybody = ",".join(_address(place.host, place.client_port) for place in places)
+    return Where(endpoint=f"etcd://{everybody}", address=_address(own.host, own.client_port), name=own.name)
+
+
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 @contextlib.contextmanager

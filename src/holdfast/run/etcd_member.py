@@ -23,6 +23,7 @@ import secrets
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from typing import Protocol
 
 import msgspec
@@ -110,9 +111,10 @@ class EtcdMember:
         self._libc = ctypes.CDLL(None, use_errno=True)
         self._others = Cluster(place.client_url for place in places if place.name != name)
         self._self = Cluster([self._own.client_url])
+        self._served = False
 
-    def keep(self, stop: Stop) -> int:
-        """Run it until `stop`. Returns 0.
+    def keep(self, stop: Stop, up: Callable[[Place], None] = lambda own: None) -> int:
+        """Run it until `stop`. Returns 0. `up`: called once, when it answers first and knows a leader.
 
         Raises:
             UsageError: code "member_runs", "no_etcd".
@@ -132,7 +134,7 @@ class EtcdMember:
                 continue
             process = self._start(cluster)
             try:
-                self._attend(process, stop)
+                self._attend(process, stop, up)
             finally:
                 _end(process)
             if not stop.is_set():
@@ -144,13 +146,16 @@ class EtcdMember:
         self._others.close()
         self._self.close()
 
-    def _attend(self, process: subprocess.Popen[bytes], stop: Stop) -> None:
+    def _attend(self, process: subprocess.Popen[bytes], stop: Stop, up: Callable[[Place], None]) -> None:
         """Until it ends, or is to be stopped."""
         told = False
         while process.poll() is None and not stop.wait(LOOK_S):
             if not told and self._self.answers(self._own.client_url):
                 told = True
                 logger.info("member %s of the cluster is up at %s", self._own.name, self._own.client_url)
+                if not self._served:
+                    self._served = True
+                    up(self._own)
 
     def _prepare(self) -> list[str]:
         """etcd's arguments that say with whom to begin. UnavailableError: the others did not let us in yet."""
