@@ -151,16 +151,20 @@ class Checks:
         node = self.world.nodes[control.coordinator]
         if node.co is None:  # it was another one's swap, and landed late
             return self.world.now_s - since_s
-        return node.co.looked_s - max(since_s, self.term_s) - (node.deaf_s - deaf.get(node.name, 0.0))
+        waited_s = node.co.looked_s - max(since_s, self.term_s) - (node.co.deaf_s - deaf.get(node.name, 0.0))
+        return waited_s + lease_s(control.policy) / 2.0  # so short a gap is none
 
     def _deaf(self) -> dict[str, float]:
-        return {name: node.deaf_s for name, node in self.world.nodes.items() if node.deaf_s}
+        now_s = self.world.now_s
+        return {name: deaf_s for name, node in self.world.nodes.items() if (deaf_s := node.deaf_in_all_s(now_s))}
 
     def _last_call(self, control: Control, roster: Roster) -> None:
         """Who had a seat and comes back in time is proposed again, and has its time to begin."""
         policy, world = control.policy, self.world
         for member, why in roster.replaced.items():
-            if why.startswith("did not begin") and control.plan == self.records[control.plan].plan:
+            told = self.blamed.setdefault(control.plan, set())
+            if why.startswith("did not begin") and member not in told:
+                told.add(member)
                 waited_s = self._waited_s(control, self.committed_s[-1], self.deaf_committed)
                 self.want(waited_s > 0.8 * policy.stop_s, f"{member} had {waited_s:.1f} s to begin")
         before = self.rosters.get(self.last_proposed, ())

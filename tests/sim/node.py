@@ -87,6 +87,7 @@ class Coordinating:
         self.slept_s: float | None = None  # since when no looks were simulated
         self.touched = False
         self.looked_s = 0.0  # by the clock of the world, as all times here
+        self.deaf_s = 0.0  # for how long it could not speak to the store until then
 
     @property
     def look_s(self) -> float:
@@ -103,7 +104,7 @@ class Coordinating:
             yield from self._stands(cell)
         self._catch_up(world.now_s)
         began_s, began_local_s = world.now_s, node.clock(world.now_s)
-        self.looked_s = began_s
+        self.looked_s, self.deaf_s = began_s, node.deaf_in_all_s(began_s)
         known = yield Call(self._know)
         timely = node.clock(world.now_s) - began_local_s <= TIMELY * lease_s(self.state.control.policy)
         self.state, effects = coordinator.step(self.state, Looked(known, world.fresh(), timely), began_local_s)
@@ -282,6 +283,9 @@ class SimNode:
             self.held_back.append((act, what))
         else:
             act(*what)
+
+    def deaf_in_all_s(self, now_s: float) -> float:
+        return self.deaf_s + (now_s - self.deaf_since_s if self.deaf_since_s is not None else 0.0)
 
     def well(self) -> bool:
         return self.alive and self.joined and not (self.frozen or self.partitioned or self.blocked)
