@@ -119,14 +119,19 @@ def test_15_a_node_lost_while_others_wait_in_the_barrier_fails_the_job_at_once(s
     job.assert_no_orphans()
 
 
-def test_15_done_outranks_a_later_silence(start_job: StartJob) -> None:
+@pytest.mark.parametrize("how", ["killed", "told to go"])
+def test_15_done_outranks_what_becomes_of_the_node_later(start_job: StartJob, how: str) -> None:
     job = start_job(torch=False, spares=1, last_call=30)
     job.start_first("n1")
     job.start("n2", "n3")
     job.wait_for_round({"n1": 0, "n2": 1})
     job.order("finish", node="n2")
     job["n2"].wait_for("done")
-    job["n2"].kill()
+    if how == "killed":
+        job["n2"].kill()
+    else:
+        job["n2"].terminate()
+        assert job["n2"].code() != 0
     job.wait_for_steps(100)
     job.order("finish", node="n1")
     assert job["n1"].code() == 0

@@ -40,6 +40,19 @@ def test_4_a_spare_that_is_told_to_go_leaves_with_0(start_job: StartJob) -> None
     finish(job, "n1", "n2")
 
 
+def test_4_a_spare_that_hosts_the_store_and_is_told_to_go_keeps_the_store_until_the_outcome(
+    start_job: StartJob,
+) -> None:
+    job = start_job(torch=False, **THREE)
+    begin(job, "n3", "n1", "n2")
+    job["n3"].terminate()
+    job["n3"].wait_for("left")
+    job.wait_for_steps(100)
+    assert not job["n3"].ended()
+    assert set(job.rounds()) == {1}
+    finish(job, "n1", "n2", "n3")
+
+
 @pytest.mark.parametrize(("launcher", "number"), [("torchrun", signal.SIGTERM), ("holdfast", signal.SIGINT)])
 def test_4_an_active_node_that_is_told_to_go_is_replaced(
     start_job: StartJob, launcher: str, number: signal.Signals
@@ -96,9 +109,9 @@ def test_6_a_spare_takes_the_group_rank_of_a_node_that_was_killed(
 
 
 def test_7_the_workers_of_an_agent_that_was_killed_are_ended_and_a_spare_takes_its_place(start_job: StartJob) -> None:
-    job = start_job(torch=False, **THREE)
+    job = start_job(torch=False, workers=2, **THREE)
     first = begin(job, "n1", "n2", "n3")
-    assert len(job["n2"].workers()) == 1
+    assert len(job["n2"].workers()) == 2
     job["n2"].kill_agent()
     job.wait(lambda: not job["n2"].pids(), "the workers of n2, or their guardian, live on")
     job.wait_for_round({"n1": 0, "n3": 1}, after=first)
@@ -170,7 +183,43 @@ def test_12_with_torchruns_own_restarts_at_0_a_node_whose_workers_fail_is_lost(s
     job.order("fail", node="n2", code=7)
     job.wait_for_round({"n1": 0, "n3": 1}, after=first)
     assert job["n2"].code() == 1
+    assert "--max-restarts is 0" in job["n2"].output
     finish(job, "n1", "n3")
+
+
+def test_12_a_node_that_fails_too_often_is_set_aside(start_job: StartJob) -> None:
+    job = start_job(torch=False, node_budget=1, **THREE)
+    first = begin(job, "n1", "n2", "n3")
+    job.order("fail", node="n2")
+    job.wait_for_round({"n1": 0, "n3": 1}, after=first)
+    finish(job, "n1", "n2", "n3")
+
+
+def test_workers_that_ignore_signals_are_killed_after_the_stop_grace(start_job: StartJob) -> None:
+    job = start_job(torch=False, workers=2, stop_grace=1, **THREE)
+    job.order("stubborn", node="n2")
+    first = begin(job, "n1", "n2", "n3")
+    job.wait_for_steps()
+    job.order("fail", rank=1, round=first)
+    job.wait_for_round({"n1": 0, "n2": 1}, after=first)
+    finish(job, "n1", "n2", "n3")
+
+
+def test_after_the_last_call_a_spare_takes_the_place_of_a_node_whose_workers_are_slow_to_end(
+    start_job: StartJob,
+) -> None:
+    job = start_job(torch=False, spares=1, last_call=3, stop_grace=100)
+    job.start("n1", "n2", "n3")
+    first = job.wait_for_round({"n1": 0, "n2": 1})
+    job.order("lingering", node="n2")
+    job.wait_for_steps(20)
+    job.order("fail", node="n1", round=first)
+    second = job.wait_for_round({"n1": 0, "n3": 1}, after=first)
+    job.order("let_go")
+    job["n2"].wait_for("parked")
+    job.wait_for_steps()
+    assert set(job.rounds()) == {first, second}
+    finish(job, "n1", "n2", "n3")
 
 
 def test_13_a_node_that_was_frozen_finds_itself_replaced_and_becomes_a_spare(

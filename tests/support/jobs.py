@@ -240,15 +240,14 @@ class Job:
         return sorted(found, key=lambda line: float(line["time"]))
 
     def rounds(self) -> dict[int, dict[str, int]]:
-        """Round -> the rank of each node (its lowest) whose workers have begun in it."""
+        """Round -> the group rank of each node of which workers have begun in it."""
         rounds: dict[int, dict[str, int]] = {}
         for line in self.lines("began"):
-            ranks = rounds.setdefault(line["round"], {})
-            ranks[line["node"]] = min(line["rank"], ranks.get(line["node"], line["rank"]))
+            rounds.setdefault(line["round"], {})[line["node"]] = int(line["told"]["GROUP_RANK"])
         return rounds
 
     def wait_for_round(self, ranks: Mapping[str, int], *, after: int = 0) -> int:
-        """Until a round later than `after` runs with exactly these nodes in these ranks. Its number."""
+        """Until a round later than `after` runs with exactly these nodes in these group ranks. Its number."""
         found: list[int] = []
 
         def look() -> bool:
@@ -258,8 +257,10 @@ class Job:
             return bool(found)
 
         self.wait(look, f"no round {dict(ranks)} after round {after}")
-        number = max(found)
-        assert {line["world"] for line in self.lines("began", round=number)} == {len(ranks) * self._workers}
+        number, world = max(found), len(ranks) * self._workers
+        self.wait(lambda: len(self.lines("began", round=number)) >= world, f"not all workers of round {number} begin")
+        began = self.lines("began", round=number)
+        assert sorted((line["rank"], line["world"]) for line in began) == [(rank, world) for rank in range(world)]
         return number
 
     def wait_for_steps(self, more: int = 5) -> None:
