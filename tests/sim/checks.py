@@ -47,6 +47,7 @@ class Checks:
         self.outcome_s = 0.0
         self.founded = 0
         self.term_s = 0.0
+        self.deaf_term: dict[str, float] = {}
         self.last_proposed, self.proposed_s, self.pending = "", 0.0, False
         self.deaf_proposed: dict[str, float] = {}
         self.deaf_committed: dict[str, float] = {}
@@ -79,7 +80,7 @@ class Checks:
         if (after.coordinator, after.term) == (before.coordinator, before.term):
             self.want(writer == before.coordinator, f"M4: {writer} decides in the place of {before.coordinator}")
         else:
-            self.term_s = self.world.now_s
+            self.term_s, self.deaf_term = self.world.now_s, self._deaf()
             self.want(after.term == before.term + 1, "M4: a term that is not the next one")
             self.want(after.coordinator == writer and writer != before.coordinator, "M4: taken over for somebody else")
             mine = {"coordinator": "", "term": 0, "nonce": "", "reason": ""}
@@ -115,10 +116,13 @@ class Checks:
         self.rosters[plan] = seats
         self.records[plan] = roster
         self._same_ranks(control, roster)
-        self._last_call(control, roster)
+        decided_s = self.world.store.put_s[round_key(number, plan, "roster")]
+        if self.world.now_s - decided_s < 1.0:  # or it landed late, and much has changed
+            self._last_call(control, roster)
+            self._justly_replaced(control, roster)
+        self.blamed.setdefault(control.plan, set()).update(roster.replaced)
         self.last_proposed, self.proposed_s, self.pending = plan, self.world.now_s, True
         self.deaf_proposed = self._deaf()
-        self._justly_replaced(control, roster)
 
     def _same_ranks(self, control: Control, roster: Roster) -> None:
         """Survivors keep their group ranks, where nothing but their number counts."""
@@ -151,6 +155,7 @@ class Checks:
         node = self.world.nodes[control.coordinator]
         if node.co is None:  # it was another one's swap, and landed late
             return self.world.now_s - since_s
+        deaf = self.deaf_term if self.term_s > since_s else deaf
         waited_s = node.co.looked_s - max(since_s, self.term_s) - (node.co.deaf_s - deaf.get(node.name, 0.0))
         return waited_s + lease_s(control.policy) / 2.0  # so short a gap is none
 

@@ -129,7 +129,7 @@ class Coordinating:
         store, node = self.node.world.store, self.node
         match effect:
             case Prepare(values):
-                yield Call(lambda _: store.plain.update(values), "prepare")
+                yield Call(lambda now_s: store.put(values, now_s), "prepare")
             case Swap(control):
                 revision = self.revision
                 cell = yield Call(lambda _: store.swap(revision, control, node.name), "swap")

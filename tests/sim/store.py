@@ -83,6 +83,7 @@ class Store:
         self.requests: dict[str, Request] = {}
         self.answers: dict[str, Answer] = {}
         self.plain: dict[str, msgspec.Struct] = {}
+        self.put_s: dict[str, float] = {}
         self.away = False
         self.back_s = -math.inf
         self._changed = changed
@@ -95,6 +96,10 @@ class Store:
         self.cell = Cell(control, expected + 1)
         self._changed(before.control if before else None, control, writer)
         return self.cell
+
+    def put(self, values: Mapping[str, msgspec.Struct], now_s: float) -> None:
+        self.plain |= values
+        self.put_s |= dict.fromkeys((key for key in values if key.endswith("/roster")), now_s)
 
     def beats(self, now_s: float) -> Mapping[str, Beat]:
         return {member: entry.at(now_s) for member, entry in self.entries.items()}
