@@ -9,6 +9,7 @@ import pytest
 from tests.agents.conftest import StartJob
 from tests.support.etcds import Etcd, three_etcds
 from tests.support.jobs import Job
+from tests.support.tcp_server import TcpServer
 
 pytestmark = [pytest.mark.agents, pytest.mark.timeout(300)]
 
@@ -47,6 +48,21 @@ def test_9_training_goes_on_while_etcd_is_away_for_ten_seconds(start_job: StartJ
         job[name].wait_for("store_back")
     job.wait_for_steps(100)
     goes_on(job)
+
+
+def test_9_training_goes_on_while_a_tcpstore_does_not_answer_for_ten_seconds(start_job: StartJob) -> None:
+    with TcpServer() as server:
+        job = start_job(endpoint=f"127.0.0.1:{server.port}", torch=False, spares=1, last_call=30)
+        start(job)
+        server.freeze()
+        for name in ("n1", "n2", "n3"):
+            job[name].wait_for("store_away")
+        job.wait_for_steps(LONG_STEPS)
+        server.thaw()
+        for name in ("n1", "n2", "n3"):
+            job[name].wait_for("store_back")
+        job.wait_for_steps(100)
+        goes_on(job)
 
 
 def test_9_training_goes_on_while_etcd_restarts(start_job: StartJob, own_etcd: Etcd) -> None:
