@@ -77,9 +77,10 @@ format: $(STAMP) ## put the code into its form
 	@$(RUN) -m ruff format .
 
 soak: export HOLDFAST_SOAK := 1
-soak: $(STAMP) ## kill -9 and the random tests, ten times as long
+soak: $(STAMP) ## kill -9, the simulation and the random tests, ten times as long
 	@$(RUN) -m pytest -q -m kill --timeout 3600 $(ARGS)
-	@$(RUN) -m pytest -q -n 2 -m 'hypothesis and not model and not mutants and not kill and not nfs and not vllm and not etcd' --timeout 3600 $(ARGS)
+	@$(RUN) -m pytest -q -n 2 -m sim --timeout 36000 $(ARGS)
+	@$(RUN) -m pytest -q -n 2 -m 'hypothesis and not model and not mutants and not kill and not nfs and not vllm and not etcd and not agents and not sim' --timeout 3600 $(ARGS)
 
 clean: ## remove what can be made again
 	@rm -rf $(VENV) $(VLLM_VENV) build dist reports src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
