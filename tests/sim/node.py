@@ -447,8 +447,14 @@ class SimNode:
                 entry.say(said, now_s)
             self.world.checks.said(self, said)
             self.world.touch()
+            if said is not self.state.beat:  # it landed late: the next beat tells better
+                self.at(entry.every_s, self._beat_again)
 
         return put
+
+    def _beat_again(self) -> None:
+        self.dirty = True
+        self.wake(0.0)
 
     def _look(self) -> Task:
         revision = self.cell.revision if self.cell is not None else 0
