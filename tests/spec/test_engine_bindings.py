@@ -12,9 +12,19 @@ import pytest
 from holdfast.core.servers import Reaction, Way
 from holdfast.engines.contract import EngineError
 from holdfast.engines.dynamo import Dynamo
-from holdfast.engines.http import Limits
+from holdfast.engines.http import BODY_BYTES_MAX, Limits
 from holdfast.engines.sglang import SGLang
-from holdfast.testing.engines import FakeDynamo, FakeServer, FakeSGLang, Reply, adapter_files, write_adapter
+from holdfast.engines.vllm import VLLM
+from holdfast.testing.engines import (
+    FakeDynamo,
+    FakeServer,
+    FakeSGLang,
+    FakeVLLM,
+    Flood,
+    Reply,
+    adapter_files,
+    write_adapter,
+)
 
 PATIENCE_S = 60.0
 LIMITS = Limits(call_s=30.0, load_s=30.0, drain_s=30.0)
@@ -52,6 +62,19 @@ class Meanwhile:
 def _wait(server: FakeServer, true: Callable[[], bool]) -> None:
     with server.changed:
         assert server.changed.wait_for(true, PATIENCE_S)
+
+
+class TestVLLM:
+    def test_metrics_that_have_grown_too_long_to_be_read_do_not_hide_what_is_served(
+        self, tmp_path: pathlib.Path
+    ) -> None:
+        with FakeVLLM() as server, contextlib.closing(VLLM(server.url, limits=LIMITS)) as engine:
+            engine.load_adapter("policy-1", str(write_adapter(tmp_path / "1", 1)))
+            server.fail("GET /metrics", Flood(BODY_BYTES_MAX + 2**17), times=None)
+            sight = engine.look(Way.VERSIONED)
+        assert set(sight.loaded) == {"policy-1"}
+        assert not sight.counts
+        assert sight.busy == frozenset()
 
 
 class TestSGLang:

@@ -198,8 +198,17 @@ class VLLM:
         return self._development(self._http.get("/is_paused")).decode(_Paused).is_paused
 
     def _busy(self) -> frozenset[str] | None:
-        """Adapters with running or waiting requests; None: the server has no such metric (LoRA is off, or a proxy)."""
-        answer = self._http.get("/metrics")
+        """Adapters with running or waiting requests; None: the server does not tell (LoRA is off, or a proxy).
+
+        Its metrics grow by a line per name and combination and never shrink, so that after very many versions they
+        are longer than what is read: from then on drains end by their time alone.
+        """
+        try:
+            answer = self._http.get("/metrics")
+        except EngineError as error:
+            if error.code != "huge_body":
+                raise
+            return None
         if not answer.ok:
             return None
         newest: tuple[float, frozenset[str]] | None = None
