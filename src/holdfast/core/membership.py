@@ -10,7 +10,8 @@
 
 A *member* is one life of one node: `<node>.<incarnation>`. Plans have names that are never used twice, so what a
 coordinator wrote before it lost its place is never read. Records are read tolerantly: unknown fields are ignored,
-missing ones have defaults, so that nodes of an older and of a newer Holdfast work in one job.
+missing ones have defaults, so that nodes of an older and of a newer Holdfast work in one job. `control` alone has many
+writers: what one of them does not know stays as it stands.
 """
 
 from __future__ import annotations
@@ -260,6 +261,7 @@ class Rank(msgspec.Struct, frozen=True):
     group_rank: int
 
 
+T = TypeVar("T")
 Record = TypeVar("Record", Node, Beat, Control, Head, Roster, Rank, Request, Answer, Attempt, Timing)
 
 
@@ -267,8 +269,26 @@ def encode(record: msgspec.Struct) -> bytes:
     return msgspec.json.encode(record)
 
 
+def encode_over(control: Control, stands: bytes, *, key: str) -> bytes:
+    """`control` as it is to replace what `stands`. Fields that this Holdfast does not know, there or in its policy,
+    stay byte for byte: a newer one has written them. IntegrityError code "bad_record"."""
+    ours, theirs = (_members(data, key) for data in (encode(control), stands))
+    policies = [_members(bytes(record.get("policy", b"{}")), key) for record in (theirs, ours)]
+    policy = msgspec.Raw(msgspec.json.encode({**policies[0], **policies[1]}))
+    return msgspec.json.encode({**theirs, **ours, "policy": policy})
+
+
+def _members(data: bytes, key: str) -> dict[str, msgspec.Raw]:
+    """A JSON object, its values as they are written."""
+    return _checked(data, dict[str, msgspec.Raw], key)
+
+
 def decode(data: bytes, kind: type[Record], *, key: str) -> Record:
     """The record at `key`. IntegrityError code "bad_record": it is not one of ours."""
+    return _checked(data, kind, key)
+
+
+def _checked(data: bytes, kind: type[T], key: str) -> T:
     try:
         return msgspec.json.decode(data, type=kind)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:

@@ -46,6 +46,7 @@ from holdfast.core.membership import (
     State,
     beat_s,
     decode,
+    decode_all,
     encode,
     lease_s,
     round_key,
@@ -374,8 +375,7 @@ class Clerk:
         if control is None:
             return
         there = self._store.get_listed(self.keys.beats, [control.coordinator])
-        data = there.get(control.coordinator)
-        beat = None if data is None else decode(data, Beat, key=control.coordinator)
+        beat = decode_all(there, Beat).get(control.coordinator)
         self._step(CoordinatorSeen(control.coordinator, beat))
 
     def _look_around(self) -> None:

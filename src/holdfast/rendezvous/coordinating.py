@@ -18,6 +18,7 @@ from holdfast.core.membership import (
     decode,
     decode_all,
     encode,
+    encode_over,
     lease_s,
     round_key,
 )
@@ -26,7 +27,7 @@ from holdfast.events import EventLog
 from holdfast.rendezvous.founding import Keys
 from holdfast.rendezvous.kv import Cell, KeyValueStore
 
-LOOK_S = 0.1
+LOOK_S = 0.02  # at least; five looks or more in the gap that still counts as silence
 TIDY_S = 60.0
 LATE = 0.25  # a look that takes longer than this part of a lease says nothing of now
 
@@ -54,7 +55,7 @@ class Coordinating:
         self._events = events
         self._nodes: dict[str, Node] = {}
         self._beats: dict[str, tuple[bytes, Beat]] = {}
-        self._revision = cell.revision
+        self._cell = cell
         self._unsure = False
         self._tidy_s = time.monotonic()
         control = decode(cell.value, Control, key=keys.control)
@@ -72,7 +73,7 @@ class Coordinating:
 
     def saw(self, cell: Cell) -> None:
         """`control` stands so, as somebody has read."""
-        if cell.revision > self._revision:
+        if cell.revision > self._cell.revision:
             self._stands(cell)
 
     def look(self) -> None:
@@ -125,7 +126,9 @@ class Coordinating:
             case Prepare(values):
                 self._store.put({self._keys.plain(key): encode(value) for key, value in values.items()})
             case Swap(control):
-                self._stands(self._store.compare_and_set(self._keys.control, self._revision, encode(control)))
+                key, before = self._keys.control, self._cell
+                value = encode_over(control, before.value, key=key)
+                self._stands(self._store.compare_and_set(key, before.revision, value))
             case Reply(request, answer):
                 self._store.put_listed(self._keys.answers, request, encode(answer))
             case Forget(keys):
@@ -134,7 +137,7 @@ class Coordinating:
     def _stands(self, cell: Cell) -> None:
         before = self._state.control
         control = decode(cell.value, Control, key=self._keys.control)
-        self._revision = cell.revision
+        self._cell = cell
         self._step(Stands(control), time.monotonic())
         if control.nonce == before.nonce or self._state.dismissed:
             return

@@ -13,7 +13,7 @@ import secrets
 
 import msgspec
 
-from holdfast.core.membership import Attempt, Control, Ending, Outcome, Policy, decode, decode_all, encode
+from holdfast.core.membership import Attempt, Control, Ending, Outcome, Policy, decode, decode_all, encode, encode_over
 from holdfast.rendezvous.kv import Cell, KeyValueStore
 
 ROUNDS_MAX = 1_000_000
@@ -88,7 +88,7 @@ def _supersede(store: KeyValueStore, old: str, new: str) -> None:
             return
         outcome = Outcome(ending=Ending.SUPERSEDED, code=1, reason=f"attempt {new} has begun")
         ended = msgspec.structs.replace(control, outcome=outcome, reason=outcome.reason, nonce=secrets.token_hex(8))
-        cell = store.compare_and_set(keys.control, cell.revision, encode(ended))
+        cell = store.compare_and_set(keys.control, cell.revision, encode_over(ended, cell.value, key=keys.control))
 
 
 def take_over(store: KeyValueStore, keys: Keys, cell: Cell, member: str, reason: str) -> Cell:
@@ -97,4 +97,4 @@ def take_over(store: KeyValueStore, keys: Keys, cell: Cell, member: str, reason:
     mine = msgspec.structs.replace(
         control, term=control.term + 1, coordinator=member, nonce=secrets.token_hex(8), reason=reason
     )
-    return store.compare_and_set(keys.control, cell.revision, encode(mine))
+    return store.compare_and_set(keys.control, cell.revision, encode_over(mine, cell.value, key=keys.control))
