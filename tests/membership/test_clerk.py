@@ -10,7 +10,7 @@ import pytest
 
 from holdfast.core.membership import Attempt, Control, Ending, Policy, State, Wish, decode_all
 from holdfast.launched import DRAIN
-from holdfast.rendezvous.founding import ATTEMPTS, Keys
+from holdfast.rendezvous.founding import ATTEMPTS, Keys, take_over
 from tests.support.clerks import POLICY, RUN, Crew, One
 
 
@@ -136,8 +136,24 @@ def test_a_lost_answer_changes_nothing(crew: Crew, lost: int) -> None:
     crew.until(lambda: crew.control.round == 2 and zero.trains and one.trains)
     assert crew.control.restarts == 1
     assert crew.control.term == 1
-    nonces = [nonce for each in crew.ones for what, nonce in each.store.writes if what == "cell"]  # type: ignore[attr-defined]
+    nonces = [nonce for each in crew.ones for what, nonce in each.store.writes if what == "cell"]
     assert len(nonces) == len(set(nonces))
+
+
+def test_a_change_that_was_not_made_is_made_after_reading_back(trio: Crew) -> None:
+    zero, one = seated(trio)
+    trio.coordinator.store.refuses = 1
+    one.fail()
+    trio.train(2, zero, one)
+    assert (trio.control.term, trio.control.restarts) == (1, 1)
+
+
+def test_of_two_who_stand_on_what_they_saw_one_wins(trio: Crew) -> None:
+    cell = trio.store.read(trio.keys.control)
+    assert cell is not None
+    first = take_over(trio.store, trio.keys, cell, "a.0", "first")
+    assert take_over(trio.store, trio.keys, cell, "b.0", "second") == first
+    assert (trio.control.coordinator, trio.control.term) == ("a.0", 2)
 
 
 def test_a_beat_that_was_not_confirmed_is_put_again(trio: Crew) -> None:

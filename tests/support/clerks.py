@@ -22,6 +22,7 @@ from holdfast.core.membership import (
     round_key,
     seat_key,
 )
+from holdfast.errors import UnavailableError
 from holdfast.events import EventLog
 from holdfast.rendezvous.clerk import Clerk
 from holdfast.rendezvous.founding import Keys
@@ -41,11 +42,13 @@ class CheckedStore(MemoryStore):
     """A client that notices what may never be: a plan in `control` whose records do not stand yet.
 
     Attributes:
+        refuses: so many compare-and-sets to come are not made, and their writer is not told.
         writes: what was written, in order: ("cell", nonce), ("plain", key), ("listed", name).
     """
 
     def __init__(self, server: MemoryServer, prefix: str) -> None:
         super().__init__(server, prefix)
+        self.refuses = 0
         self.writes: list[tuple[str, str]] = []
 
     def compare_and_set(self, cell: str, expected: int, value: bytes) -> Cell:
@@ -54,6 +57,9 @@ class CheckedStore(MemoryStore):
         for number, plan in ((control.round, control.plan), (control.round + 1, control.proposed)):
             if plan and control.outcome is None:
                 self._check_plan(keys, number, plan)
+        if self.refuses:
+            self.refuses -= 1
+            raise UnavailableError("the request was lost", code="store_unavailable")
         self.writes.append(("cell", control.nonce))
         return super().compare_and_set(cell, expected, value)
 
@@ -78,7 +84,13 @@ class One:
     """
 
     def __init__(
-        self, store: MemoryStore, name: str, *, policy: Policy = POLICY, attempt: str | None = None, hosts: bool = False
+        self,
+        store: CheckedStore,
+        name: str,
+        *,
+        policy: Policy = POLICY,
+        attempt: str | None = None,
+        hosts: bool = False,
     ) -> None:
         self.store = store
         self.node = Node(node=name, incarnation=secrets.token_hex(4), address="127.0.0.1")
