@@ -182,7 +182,8 @@ class Leave(msgspec.Struct, frozen=True):
 
 
 class Stand(msgspec.Struct, frozen=True):
-    """Try to become coordinator by one compare-and-set. `control` None: begin the job."""
+    """Try to become coordinator by one compare-and-set on `control`: not if another one has been seen since, for its
+    coordinator may be well. None: begin the job."""
 
     control: Control | None
     reason: str
