@@ -81,6 +81,14 @@ def torchrun(tmp_path: pathlib.Path, request: pytest.FixtureRequest) -> Any:
             each.process.communicate(timeout=60)
 
 
+@pytest.fixture(scope="module")
+def rung(tmp_path_factory: pytest.TempPathFactory) -> Torchrun:
+    """A run without restarts, whose workers were ended twice because somebody waited; it succeeded."""
+    run = Torchrun(tmp_path_factory.mktemp("rung"), "rings", max_restarts=0)
+    assert run.code() == 0
+    return run
+
+
 @pytest.mark.parametrize("code", [0, 93])
 def test_a_backend_is_found_by_its_entry_point_and_systemexit_from_next_rendezvous_is_the_exit_code(
     torchrun: Any, code: int
@@ -98,25 +106,19 @@ def test_a_signal_handler_that_raises_systemexit_ends_an_agent_that_waits_in_nex
     assert run.code() == 17
 
 
-def test_num_nodes_waiting_is_polled_while_workers_run_and_restarts_them_without_being_charged(torchrun: Any) -> None:
-    run = torchrun("rings", max_restarts=0)
-    assert run.code() == 0
-    assert [call["round"] for call in run.calls("next_rendezvous")] == [1, 2, 3]
-    assert [call["round"] for call in run.calls("num_nodes_waiting")][:6] == [1, 1, 1, 2, 2, 2]
+def test_num_nodes_waiting_is_polled_while_workers_run_and_restarts_them_without_being_charged(rung: Torchrun) -> None:
+    assert [call["round"] for call in rung.calls("next_rendezvous")] == [1, 2, 3]
+    assert [call["round"] for call in rung.calls("num_nodes_waiting")][:6] == [1, 1, 1, 2, 2, 2]
 
 
-def test_signal_handlers_are_installed_at_each_start_of_workers(torchrun: Any) -> None:
-    run = torchrun("rings", max_restarts=0)
-    assert run.code() == 0
-    polls = run.calls("num_nodes_waiting")
+def test_signal_handlers_are_installed_at_each_start_of_workers(rung: Torchrun) -> None:
+    polls = rung.calls("num_nodes_waiting")
     assert {call["round"] for call in polls} >= {1, 2}
     assert not any(call["ours"] for call in polls)
 
 
-def test_the_environment_and_the_bootstrap_address_of_each_round_reach_its_workers(torchrun: Any) -> None:
-    run = torchrun("rings", max_restarts=0)
-    assert run.code() == 0
-    workers = run.calls("worker")
+def test_the_environment_and_the_bootstrap_address_of_each_round_reach_its_workers(rung: Torchrun) -> None:
+    workers = rung.calls("worker")
     assert [worker["round"] for worker in workers] == [1, 2, 3]
     assert workers[-1]["environment"] == {
         "MASTER_ADDR": "127.0.0.1",
