@@ -60,7 +60,7 @@ test: $(STAMP) ## the fast tests, without root: under five minutes on two cores
 	@$(RUN) -m pytest -q -n 4 $(ARGS)
 
 heavy: $(STAMP) vllm-venv ## the long suites one after the other (nfs needs root, nfs and etcd Debian's packages)
-	@for suite in model mutants kill nfs vllm etcd; do $(RUN) -m pytest -q -m $$suite $(ARGS); done
+	@for suite in model mutants kill nfs vllm etcd agents; do $(RUN) -m pytest -q -m $$suite $(ARGS); done
 
 bench: $(STAMP) ## speed, as ratios
 	@$(RUN) bench/main.py $(ARGS)

@@ -164,14 +164,14 @@ class Job:
 
     # Agents
 
-    def start(self, *names: str, environment: Mapping[str, str] | None = None, **words: object) -> None:
+    def start(self, *names: str, environment: Mapping[str, str] | None = None, **words: Any) -> None:
         """Start an agent for each of these nodes; a name may be used again."""
         for name in names:
             number = sum(tag.rpartition(".")[0] == name for tag in self.lives)
             life = Life(self, name, number, self.command(name, number, words), self._environment(environment or {}))
             self.lives[life.tag] = life
 
-    def start_first(self, name: str, **words: object) -> None:
+    def start_first(self, name: str, **words: Any) -> None:
         """Start an agent and wait until it coordinates: of an embedded store, it is the host."""
         self.start(name, **words)
         self[name].wait_for("coordinator")
