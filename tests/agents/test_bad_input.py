@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -51,7 +52,7 @@ def test_a_stranger_listens_at_the_endpoint(start_job: StartJob, stranger: int) 
     ],
     ids=["host", "scheme", "segment", "group", "node"],
 )
-def test_a_setting_is_wrong(start_job: StartJob, launcher: str, words: dict[str, object], says: str) -> None:
+def test_a_setting_is_wrong(start_job: StartJob, launcher: str, words: dict[str, Any], says: str) -> None:
     job = start_job(launcher=launcher, torch=False)
     job.start("n1" if "node" not in words else "unused", **words)
     [life] = job.lives.values()

@@ -1,6 +1,6 @@
 """What the plug-in takes for granted of torchrun, one fact a test, with a rendezvous of our own that does nothing else.
 
-A torch that breaks one of these names it here; see docs/decisions for what each of them is needed for.
+A torch that breaks one of these names it here; `holdfast.rendezvous.handler` is what rests on them.
 """
 
 from __future__ import annotations

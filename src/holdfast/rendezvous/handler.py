@@ -1,6 +1,6 @@
 """The rendezvous handler: what torch's elastic agent asks, translated into words for `Agent`. Decides nothing.
 
-The points of torchrun's contract that this rests on are tested by name in `tests/torchrun/test_contract.py`:
+The points of torchrun's contract that this rests on are tested by name in `tests/agents/test_contract.py`:
 
     next_rendezvous()      blocks until there is a seat; SystemExit(code) is how a node without one leaves
     num_nodes_waiting()    polled while workers run; > 0 ends them and calls next_rendezvous() again
