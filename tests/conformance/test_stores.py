@@ -90,6 +90,7 @@ class StoreSuite:
         assert second.value == b"second"
         assert second.revision > first.revision
         assert one.compare_and_set("control", first.revision, b"late") == second
+        assert bench.connect("job").compare_and_set("control", first.revision, b"by one who comes late") == second
         assert one.read("control") == second
 
     def test_the_same_value_again_is_a_change(self, bench: StoreBench) -> None:

@@ -240,6 +240,7 @@ def test_who_is_out_of_reach_for_long_is_lost() -> None:
         assert code_of(lambda: store.read("control")) == "store_lost"
 
 
+@pytest.mark.timeout(30)
 def test_a_change_whose_writer_died_before_the_bell_is_seen() -> None:
     server, port = serve_tcp("127.0.0.1", 0)
     store = connect_tcp("127.0.0.1", port, "job", LONG_S)

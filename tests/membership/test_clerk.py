@@ -92,9 +92,11 @@ def test_a_node_that_wakes_finds_itself_replaced_and_becomes_a_spare(trio: Crew)
 def test_a_coordinator_that_is_lost_is_succeeded_by_one_other(trio: Crew) -> None:
     lost = trio.coordinator
     others = [one for one in trio.ones if one is not lost]
+    ranks = {one.member: one.rank for one in others if one.trains}
     lost.driven = False
     trio.until(lambda: trio.control.term == 2 and len([one for one in others if one.trains]) == 2)
     assert trio.coordinator in others
+    assert {one.member: one.rank for one in others if one.member in ranks} == ranks
     round_ = trio.control.round
     lost.driven = True  # and wakes: what it has decided is never read
     trio.until(lambda: trio.beat(lost).state is State.PARKED)
@@ -210,6 +212,15 @@ def test_a_good_bye_that_was_not_taken_is_said_again(trio: Crew) -> None:
     trio.server.away = False
     trio.until(lambda: spare.clerk.over)
     assert trio.beat(spare).state is State.LEFT
+
+
+def test_a_good_bye_that_nobody_takes_is_given_up(trio: Crew) -> None:
+    spare = trio.spare()
+    trio.server.away = True
+    spare.leave()
+    trio.until(lambda: spare.clerk.over)
+    trio.server.away = False
+    assert trio.beat(spare).state is State.PARKED
 
 
 def test_a_drain_is_told_to_the_workers_and_answered(trio: Crew) -> None:
