@@ -102,9 +102,9 @@ class Acting:
 
     def close(self) -> None:
         self.agent.kill()
-        self.agent.communicate()
-        for watched in (*self.guardians, *self.workers):
+        for watched in (*self.guardians, *self.workers):  # while one of them is there, the agent's words have no end
             watched.close()
+        self.agent.communicate()
 
 
 @contextmanager
