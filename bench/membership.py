@@ -142,6 +142,8 @@ def _lose(kind: str, *, node: bool) -> float:
         time.sleep(1.5)
         before = trio.workers()
         others = [pid for pid, worker in before.items() if worker["agent"] != trio.agents[0].pid]
+        if not others:  # it did not start
+            return float("nan")
         victim = others[0]
         killed = time.time()
         if node:

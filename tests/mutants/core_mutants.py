@@ -237,8 +237,14 @@ MUTANTS = [
         (
             "silence-gap",
             "time in which the observer was away does not count",
-            "counted = passed if 0.0 <= passed <= gap_s else 0.0",
-            "counted = passed",
+            "counted = min(passed, credit_s) if timely else 0.0",
+            "counted = min(passed, credit_s)",
+        ),
+        (
+            "silence-credit",
+            "one look adds no more silence than it is credited with",
+            "counted = min(passed, credit_s) if timely else 0.0",
+            "counted = passed if timely else 0.0",
         ),
         (
             "silence-new",

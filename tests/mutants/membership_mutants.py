@@ -134,7 +134,7 @@ MUTANTS = [
         (
             "member-stand-gap",
             "silence of the coordinator counts only across timely looks",
-            "watch = liveness.look(watch, {member: token}, now_s, gap_s=lease / 2.0, full_lease=True)",
+            "watch = liveness.look(watch, {member: token}, now_s, gap_s=lease / 2.0, full_lease=True, credit_s=credit_s(lease))",
             "watch = liveness.look(watch, {member: token}, now_s, gap_s=1e9)",
         ),
         (
@@ -210,8 +210,8 @@ MUTANTS = [
         (
             "coordinator-silence-lease-after-gap",
             "after a gap everybody has a full lease again",
-            "    watch = liveness.look(watch, tokens, now_s, gap_s=gap_s, full_lease=True)\n",
-            "    watch = liveness.look(watch, tokens, now_s, gap_s=gap_s)\n",
+            "liveness.look(watch, tokens, now_s, gap_s=lease / 2.0, full_lease=True, credit_s=credit_s(lease))",
+            "liveness.look(watch, tokens, now_s, gap_s=lease / 2.0, credit_s=credit_s(lease))",
         ),
         (
             "coordinator-silence-timely",
@@ -222,8 +222,8 @@ MUTANTS = [
         (
             "coordinator-silence-away",
             "time in which nothing could be looked at is nobody's silence",
-            "    gap_s = lease_s(state.control.policy) / 2.0\n    watch",
-            "    gap_s = 1e9\n    watch",
+            "liveness.look(watch, tokens, now_s, gap_s=lease / 2.0, full_lease=True, credit_s=credit_s(lease))",
+            "liveness.look(watch, tokens, now_s, gap_s=1e9)",
         ),
         (
             "coordinator-resume-begin",
@@ -490,8 +490,8 @@ MUTANTS = [
         (
             "sim-away",
             "a store that was away ends no healthy round",
-            "    gap_s = lease_s(state.control.policy) / 2.0\n    watch",
-            "    gap_s = 1e9\n    watch",
+            "liveness.look(watch, tokens, now_s, gap_s=lease / 2.0, full_lease=True, credit_s=credit_s(lease))",
+            "liveness.look(watch, tokens, now_s, gap_s=1e9)",
         ),
     ),
     *_in(

@@ -244,6 +244,13 @@ def test_I9_time_in_which_the_observer_was_away_does_not_count() -> None:
     assert looks((0.0, 1), (4.0, 1), (3600.0, 1), (3604.0, 1)).watched["p"].silent_s == 8.0
 
 
+def test_I9_one_look_adds_no_more_silence_than_it_is_credited_with() -> None:
+    watch = liveness.Watch()
+    for now_s in (0.0, 1.0, 5.0):  # the third look is late: what kept the observer may have kept others, too
+        watch = liveness.look(watch, {"p": 1}, now_s, gap_s=5.0, credit_s=1.5)
+    assert watch.watched["p"].silent_s == 2.5
+
+
 def test_I9_a_clock_that_went_back_counts_nothing() -> None:
     assert looks((10.0, 1), (4.0, 1)).watched["p"].silent_s == 0.0
 

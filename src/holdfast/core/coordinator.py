@@ -24,6 +24,7 @@ joiners do not restart a proposal. Silence counts across own timely looks only.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 import msgspec
@@ -40,6 +41,7 @@ from holdfast.core.membership import (
     Roster,
     State,
     Wish,
+    credit_s,
     lease_s,
 )
 from holdfast.core.placement import Placed, Short
@@ -210,8 +212,8 @@ def _resume(state: Coordinator, now_s: float) -> Coordinator:
 def _watch(state: Coordinator, known: Known, now_s: float, *, timely: bool) -> Coordinator:
     tokens = {member: beat.count for member, beat in known.beats.items() if beat.state is not State.LEFT}
     watch = state.watch if timely else liveness.Watch()
-    gap_s = lease_s(state.control.policy) / 2.0
-    watch = liveness.look(watch, tokens, now_s, gap_s=gap_s, full_lease=True)
+    lease = lease_s(state.control.policy)
+    watch = liveness.look(watch, tokens, now_s, gap_s=lease / 2.0, full_lease=True, credit_s=credit_s(lease))
     return msgspec.structs.replace(state, watch=watch)
 
 
@@ -410,7 +412,7 @@ class _Look:
         self.state = msgspec.structs.replace(self.state, short_s=since_s if too_few else None)
         if too_few and self.now_s - since_s >= self.policy.wait_s:
             return self._finish(Ending.FAILED, 1, f"{reason}; nobody came for {self.policy.wait_s:g} s")
-        news = reason != self.control.reason and self.now_s - self.state.said_s >= SAY_EVERY_S
+        news = _wording(reason) != _wording(self.control.reason) and self.now_s - self.state.said_s >= SAY_EVERY_S
         if news or self.control.proposed or self.draining != frozenset(self.control.draining):
             self.state = msgspec.structs.replace(self.state, said_s=self.now_s)
             return self._write(proposed="", reason=reason)
@@ -424,3 +426,8 @@ class _Look:
         changes = {"nonce": self.fresh, "draining": tuple(sorted(self.draining)), **changes}
         control = msgspec.structs.replace(self.control, **changes)
         return msgspec.structs.replace(self.state, writing=True), (Swap(control),)
+
+
+def _wording(reason: str) -> str:
+    """A reason without its seconds: that they pass is no news for everybody."""
+    return re.sub(r"\d+\.\d+ s", "", reason)

@@ -8,6 +8,7 @@ up, watches a full lease before it can call anybody silent.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import msgspec
@@ -28,18 +29,27 @@ class Watch(msgspec.Struct, frozen=True):
     watched: dict[str, Watched] = {}
 
 
-def look(watch: Watch, tokens: Mapping[str, object], now_s: float, *, gap_s: float, full_lease: bool = False) -> Watch:
+def look(
+    watch: Watch,
+    tokens: Mapping[str, object],
+    now_s: float,
+    *,
+    gap_s: float,
+    full_lease: bool = False,
+    credit_s: float = math.inf,
+) -> Watch:
     """The watch after a look that found `tokens` (participant -> beat). Call it for good looks only.
 
     Args:
         full_lease: after a gap everybody has a full lease again, for what kept the observer from looking may have kept
             them from beating.
+        credit_s: one look adds no more silence than this: what kept the observer for longer may have kept others, too.
     """
     passed = now_s - watch.looked_at_s if watch.looked_at_s is not None else 0.0
     timely = 0.0 <= passed <= gap_s
     if full_lease and not timely:
         watch = Watch()
-    counted = passed if timely else 0.0
+    counted = min(passed, credit_s) if timely else 0.0
     after: dict[str, Watched] = {}
     for name, token in tokens.items():
         before = watch.watched.get(name)

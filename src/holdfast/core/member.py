@@ -25,7 +25,7 @@ import zlib
 import msgspec
 
 from holdfast.core import liveness
-from holdfast.core.membership import Beat, Control, Ending, Head, State, lease_s
+from holdfast.core.membership import Beat, Control, Ending, Head, State, credit_s, lease_s
 
 STAND_STEPS = 20
 HEALTH_FRESH_S = 60.0
@@ -338,7 +338,7 @@ def _watch(state: Member, member: str, beat: Beat | None, now_s: float) -> Membe
     lease = lease_s(state.control.policy)
     deserted = beat is not None and beat.state is State.LEFT
     token = None if beat is None or deserted else beat.count  # the host of a store has left, and beats on
-    watch = liveness.look(watch, {member: token}, now_s, gap_s=lease / 2.0, full_lease=True)
+    watch = liveness.look(watch, {member: token}, now_s, gap_s=lease / 2.0, full_lease=True, credit_s=credit_s(lease))
     return msgspec.structs.replace(state, watch=watch, watched=member, deserted=deserted)
 
 

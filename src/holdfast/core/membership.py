@@ -357,6 +357,11 @@ def beat_s(lease: float) -> float:
     return lease / 5.0
 
 
+def credit_s(lease: float) -> float:
+    """How much silence one look can add (seconds): an outage of nearly half a lease must not cost a healthy node."""
+    return 1.5 * beat_s(lease)
+
+
 def fields(record: msgspec.Struct) -> dict[str, Any]:
     """The record as --json shows it."""
     shown = msgspec.to_builtins(record)

@@ -347,8 +347,11 @@ class Clerk:
         """One compare-and-set; whoever won, what stands then is what is gone by."""
         if stand.control is None:
             cell = found(self._store, self._run, self._attempt, self._policy, self.node.member)
+        elif self._cell is None or self._state.control is None or self._state.control.nonce != stand.control.nonce:
+            self._stand = None  # `control` has changed since: whoever it names now may well be alive
+            self._step(Stood())
+            return
         else:
-            assert self._cell is not None
             cell = take_over(self._store, self.keys, self._cell, self.node.member, stand.reason)
         self._stand = None
         self._saw(cell)
