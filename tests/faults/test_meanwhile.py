@@ -12,7 +12,6 @@ import pytest
 
 from holdfast import Channel
 from holdfast.channel.announcing import Announcement
-from holdfast.events import EventLog
 from holdfast.channel.ops import Ops
 from holdfast.channel.payload import Payload
 from holdfast.channel.posix import PosixStorage
@@ -22,6 +21,7 @@ from holdfast.channel.sweeper import Sweeper
 from holdfast.core.records import SweeperRecord, Term, encode
 from holdfast.core.retention import Retention
 from holdfast.errors import ConflictError, FencedError, OutcomeUnknownError
+from holdfast.events import EventLog
 from holdfast.testing import FaultyOps, SimulatedDisk
 from tests.crash import acts
 from tests.crash.hand import Hand

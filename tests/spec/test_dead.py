@@ -9,8 +9,8 @@ import pytest
 
 from holdfast import Channel, ConflictError, NotVisibleError, Retention, Term
 from holdfast.channel.beats import clock_s
-from holdfast.events import EventLog, read_events
 from holdfast.channel.posix import PosixStorage
+from holdfast.events import EventLog, read_events
 from tests.support.channels import Background, CutOff, Gated, Place, payload, until
 
 LEASE_S = 0.6
