@@ -94,14 +94,14 @@ def test_a_coordinator_that_is_lost_is_succeeded_by_one_other(trio: Crew) -> Non
     others = [one for one in trio.ones if one is not lost]
     ranks = {one.member: one.rank for one in others if one.trains}
     lost.driven = False
-    trio.until(lambda: trio.control.term == 2 and len([one for one in others if one.trains]) == 2)
+    trio.until(lambda: trio.control.term >= 2 and len([one for one in others if one.trains]) == 2)
     assert trio.coordinator in others
     assert {one.member: one.rank for one in others if one.member in ranks} == ranks
-    round_ = trio.control.round
+    term, round_ = trio.control.term, trio.control.round
     lost.driven = True  # and wakes: what it has decided is never read
     trio.until(lambda: trio.beat(lost).state is State.PARKED)
     trio.beats(lost, 5)
-    assert (trio.control.term, trio.control.round) == (2, round_)
+    assert (trio.control.term, trio.control.round) == (term, round_)
 
 
 def test_a_store_that_was_away_costs_nothing(trio: Crew) -> None:

@@ -114,7 +114,7 @@ def test_what_a_newer_coordinator_wrote_into_control_is_kept(crew: Crew) -> None
     crew.until(lambda: len([one for one in crew.ones if one.trains]) == 2)
     assert crew.coordinator is newer
     newer.driven = False
-    crew.until(lambda: crew.control.term == 2 and ours.trains and spare.trains, "nobody takes over")
+    crew.until(lambda: crew.control.term >= 2 and ours.trains and spare.trains, "nobody takes over")
     trained = [one for one in (ours, spare) if one.begun]
     trained[0].fail()  # the successor writes further rounds
     crew.until(lambda: all(one.trains for one in trained) and crew.control.restarts > 0)
@@ -122,7 +122,7 @@ def test_what_a_newer_coordinator_wrote_into_control_is_kept(crew: Crew) -> None
     assert found["schema"] == 2
     assert {key: found[key] for key in LATER} == LATER
     assert {key: found["policy"][key] for key in LATER} == LATER
-    assert crew.control.term == 2
+    assert crew.control.term >= 2
 
 
 def test_ending_an_older_attempt_keeps_what_it_wrote(crew: Crew) -> None:
@@ -209,7 +209,9 @@ def test_a_coordinators_beat_that_is_garbage_is_no_beat(data: bytes) -> None:
         frozen.driven = False
         stays = ones[1 - ones.index(frozen)]
         crew.store.put_listed(crew.keys.beats, frozen.member, data)
-        crew.until(lambda: stays.code is not None or (crew.control.term == crew.control.round == 2 and stays.trains))
+        crew.until(
+            lambda: stays.code is not None or (crew.control.term >= 2 and crew.control.round >= 2 and stays.trains)
+        )
         assert stays.code is None, stays.reason
     finally:
         crew.close()

@@ -35,7 +35,7 @@ from holdfast.rendezvous.words import Left, Released, Round
 RUN = "train"
 LONG_S = 30.0
 PASS_S = 0.001
-POLICY = Policy(min_nodes=2, max_nodes=2, spares=1, lease_s=0.2, last_call_s=1.0, stop_s=5.0, wait_s=20.0)
+POLICY = Policy(min_nodes=2, max_nodes=2, spares=1, lease_s=0.4, last_call_s=1.0, stop_s=5.0, wait_s=20.0)
 
 
 class CheckedStore(MemoryStore):
