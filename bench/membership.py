@@ -231,28 +231,29 @@ def _crowd_part(port: int, part: int, size: int, policy: Policy, pipe: Any) -> N
     while True:
         now_s = time.monotonic()
         for index, agent in enumerate(agents):
-            if agent.due_s <= now_s or index in waiting:
-                agent.turn()
+            if agent.due_s > now_s:
+                continue
+            agent.turn()
             if index in waiting:
-                word = agent.word(wait=False)
-                if isinstance(word, Round):
+                if isinstance(agent.word(wait=False), Round):
                     waiting.discard(index)
                     if not waiting:
                         pipe.send(("seated", time.time(), arrived_s, store.calls, store.rest))
             elif agent.rings:
                 agent.tell(Rang())
                 agent.tell(Entered())
+                agent.turn()
                 if not waiting:
                     store.calls = store.rest = 0
                 waiting.add(index)
                 if len(waiting) == size:
                     arrived_s = time.time()
         if pipe.poll():
-            said = pipe.recv()
-            if said == "stop":
+            if pipe.recv() == "stop":
                 return
             store.calls = store.rest = 0
             agents[0].tell(Entered(failed=True))  # the workers of one node have failed
+            agents[0].turn()
             waiting.add(0)
         time.sleep(0.001)
 
