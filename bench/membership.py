@@ -39,15 +39,22 @@ from holdfast.rendezvous.words import Round
 Row = tuple[str, str, str, str]
 LIMIT_S = 90.0
 RUN = "bench"
-# A worker that says when it began, and ends when it is told to; no torch, so that only the launcher is measured.
+# A worker that says when it began, and then reduces, so that it notices a lost peer, until it is told to end.
 WORKER = """
 import json, os, pathlib, sys, time
 began = time.time()
 place = pathlib.Path(sys.argv[1])
 (place / f"began-{os.getpid()}").write_text(json.dumps({"began": began, "agent": os.getppid()}))
-while not (place / "done").exists():
-    time.sleep(0.005)
+import torch
+torch.distributed.init_process_group("gloo")
+(place / f"trains-{os.getpid()}").touch()
+flag = torch.zeros(1)
+while not flag.item():
+    flag.fill_((place / "done").exists())
+    torch.distributed.all_reduce(flag)
+    time.sleep(0.01)
 (place / f"ended-{os.getpid()}").write_text(str(time.time()))
+os._exit(0)
 """
 
 
@@ -134,12 +141,17 @@ def _trio(kind: str) -> Iterator[_Trio]:
             trio.end()
 
 
+def _until(found: Callable[[], bool]) -> None:
+    end_s = time.monotonic() + LIMIT_S
+    while not found() and time.monotonic() < end_s:
+        time.sleep(0.01)
+
+
 def _lose(kind: str, *, node: bool) -> float:
     """Seconds from the kill of a worker, or of a node that is not the store's host, to the first new worker."""
     with _trio(kind) as trio:
-        if trio.wait(set(), 2) == [float("nan")]:
-            return float("nan")
-        time.sleep(1.5)
+        trio.wait(set(), 2)
+        _until(lambda: len(list(trio.place.glob("trains-*"))) >= 2)
         before = trio.workers()
         others = [pid for pid, worker in before.items() if worker["agent"] != trio.agents[0].pid]
         if not others:  # it did not start
@@ -156,7 +168,7 @@ def _succeed(kind: str) -> float:
     """Seconds from the end of the last worker to the exit of the last agent."""
     with _trio(kind) as trio:
         trio.wait(set(), 2)
-        time.sleep(1.0)
+        _until(lambda: len(list(trio.place.glob("trains-*"))) >= 2)
         (trio.place / "done").touch()
         for agent in trio.agents:
             agent.wait(LIMIT_S)
