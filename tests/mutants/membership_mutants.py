@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.mutants.drive import Mutant
 
 _MEMBER = ("tests/spec/test_core_member.py",)
+_PLACEMENT = ("tests/spec/test_core_placement.py",)
 _COORDINATOR = ("tests/spec/test_core_coordinator.py",)
 _SIM = ("tests/membership/test_quick_sim.py",)
 
@@ -464,6 +465,70 @@ MUTANTS = [
             "two lives of one node never sit together",
             "        other = chosen.get(one.node)\n",
             "        other = chosen.get(one.member)\n",
+        ),
+    ),
+    *_in(
+        "core/placement.py",
+        _PLACEMENT,
+        (
+            "placement-seated-life",
+            "of two lives of one node the one that has a seat goes on",
+            "(one.member not in ranks, one.member) < (other.member not in ranks, other.member)",
+            "one.member < other.member",
+        ),
+        (
+            "placement-infra-rank",
+            "infrastructure ranks come first",
+            "    if one.infra_rank >= 0:\n",
+            "    if False:\n",
+        ),
+        (
+            "placement-natural-order",
+            "node2 comes before node10",
+            "    name[1::2] = map(int, name[1::2])\n",
+            "",
+        ),
+        (
+            "placement-old-name",
+            "a node that came back has the seat of its former life",
+            'homes = {member.rpartition(".")[0]: rank for member, rank in ranks.items()}',
+            "homes = {one.node: ranks[one.member] for one in chosen.values() if one.member in ranks}",
+        ),
+        (
+            "placement-whole-group",
+            "a group that lacks a node is not used",
+            "        if len(found) < size:\n",
+            "        if False:\n",
+        ),
+        (
+            "placement-group-domain",
+            "with segments a group lies in one domain",
+            "        elif policy.segment > 1 and len({one.domain for _, one in found}) > 1:\n",
+            "        elif False:\n",
+        ),
+        (
+            "placement-domain",
+            "the nodes of a segment are of one domain",
+            'domain = one.domain if policy.segment > 1 else ""',
+            'domain = ""',
+        ),
+        (
+            "placement-mend",
+            "a block that can be mended stays where it is",
+            "    kept = kept[:num_blocks]\n",
+            "    kept = []\n",
+        ),
+        (
+            "placement-gaps",
+            "survivors move only into the gaps of a job that has shrunk",
+            "    filled = {index: blocks[index].cells for index in kept if index < num_blocks}\n    moved = [blocks[index].cells for index in kept if index >= num_blocks]\n",
+            "    filled: dict[int, list[str | None]] = {}\n    moved = [blocks[index].cells for index in reversed(kept)]\n",
+        ),
+        (
+            "placement-most-lost",
+            "the block that lost most is given up",
+            "key=lambda index: (blocks[index].cells.count(None), index)",
+            "key=lambda index: (-blocks[index].cells.count(None), index)",
         ),
     ),
     *_in(
