@@ -162,7 +162,7 @@ MUTANTS = [
             "coordinating-look",
             "the coordinator looks more often than a gap is long, however short the lease",
             "LOOK_S = 0.02 ",
-            "LOOK_S = 0.12 ",
+            "LOOK_S = 0.25 ",
             f"{_CLERK}test_a_node_that_is_lost_is_replaced_in_its_place",
         ),
         (
