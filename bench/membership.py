@@ -203,8 +203,12 @@ class _Counting:
     def __init__(self, store: KeyValueStore) -> None:
         self._store = store
         self._said: dict[str, bytes] = {}
+        self.reset()
+
+    def reset(self) -> None:
         self.calls = 0
         self.rest = 0
+        self.kinds: dict[str, int] = {}
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self._store, name)
@@ -213,6 +217,7 @@ class _Counting:
 
         def counted(*args: Any) -> Any:
             result = value(*args)
+            self.kinds[name] = self.kinds.get(name, 0) + 1
             if (
                 (name == "newer" and result is None)
                 or (name == "get_listed" and len(args[1]) == 1)
@@ -250,20 +255,20 @@ def _crowd_part(port: int, part: int, size: int, policy: Policy, pipe: Any) -> N
                 if isinstance(agent.word(wait=False), Round):
                     waiting.discard(index)
                     if not waiting:
-                        pipe.send(("seated", time.time(), arrived_s, store.calls, store.rest))
+                        pipe.send(("seated", time.time(), arrived_s, store.calls, store.rest, store.kinds))
             elif agent.rings:
                 agent.tell(Rang())
                 agent.tell(Entered())
                 agent.turn()
                 if not waiting:
-                    store.calls = store.rest = 0
+                    store.reset()
                 waiting.add(index)
                 if len(waiting) == size:
                     arrived_s = time.time()
         if pipe.poll():
             if pipe.recv() == "stop":
                 return
-            store.calls = store.rest = 0
+            store.reset()
             agents[0].tell(Entered(failed=True))  # the workers of one node have failed
             agents[0].turn()
             waiting.add(0)
@@ -285,11 +290,13 @@ def crowd(size: int, processes: int) -> list[Row]:
     try:
         for _, pipe in parts:
             pipe.recv()
-        took, calls, rest = [], [], []
+        took, whole, calls, rest = [], [], [], []
         for _ in range(3):
+            began_s = time.time()
             parts[0][1].send("restart")
             said = [pipe.recv() for _, pipe in parts]
             took.append(max(word[1] for word in said) - max(word[2] for word in said))
+            whole.append(max(word[1] for word in said) - began_s)
             calls.append(sum(word[3] for word in said) / size)
             rest.append(sum(word[4] for word in said) / size)
         for _, pipe in parts:
@@ -298,13 +305,23 @@ def crowd(size: int, processes: int) -> list[Row]:
         for process, _ in parts:
             process.join(20)
             process.kill()
-    bare_s = _bare(port, size)
+    bare_s = statistics.median(_bare(port, context, [word[5] for word in said]) for _ in range(3))
     took_s = statistics.median(took)
-    spread = f"{min(took):.2f} … {max(took):.2f} s; the bare store calls {bare_s:.2f} s ({took_s / bare_s:.2f}×)"
-    target = "≤ 1.5 s" if size < 5000 else "≤ 1.5 × bare"
+    whole_s = statistics.median(whole)
     del server
     return [
-        (f"{size} restart at once: last arrival → all seated", f"{took_s:.2f} s", spread, target),
+        (
+            f"{size} restart at once: last arrival → all seated",
+            f"{took_s:.2f} s",
+            f"{min(took):.2f} … {max(took):.2f} s",
+            "≤ 1.5 s" if size < 5000 else "",
+        ),
+        (
+            f"{size}: first failure → all seated, beside bare clients with the same store calls",
+            f"{whole_s / bare_s:.2f}×",
+            f"{whole_s:.2f} s, {bare_s:.2f} s",
+            "≤ 1.5×",
+        ),
         (
             f"store calls per node and round, {size} nodes",
             f"{statistics.median(calls):.1f}",
@@ -314,24 +331,47 @@ def crowd(size: int, processes: int) -> list[Row]:
     ]
 
 
-def _bare(port: int, size: int) -> float:
-    """The same store calls by a client that does nothing else: per node two beats, two looks, one seat."""
-    store = connect_tcp("127.0.0.1", port, "bare", 10.0)
+def _bare(port: int, context: Any, kinds: list[dict[str, int]]) -> float:
+    """The same store calls, as often and by as many processes, by clients that do nothing else (seconds)."""
+    parts = []
+    for part, counts in enumerate(kinds):
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_bare_part, args=(port, part, counts, theirs))
+        process.start()
+        parts.append((process, ours))
+    for _, pipe in parts:
+        pipe.recv()
+    began_s = time.monotonic()
+    for _, pipe in parts:
+        pipe.send("go")
+    for _, pipe in parts:
+        pipe.recv()
+    took_s = time.monotonic() - began_s
+    for process, _ in parts:
+        process.join(10)
+    return took_s
+
+
+def _bare_part(port: int, part: int, counts: dict[str, int], pipe: Any) -> None:
+    store = connect_tcp("127.0.0.1", port, f"bare-{secrets.token_hex(4)}", 10.0)
     cell = store.compare_and_set("control", 0, b"x" * 600)
     beat = b"y" * 150
-    for index in range(size):
-        store.put_listed("beats", f"n{index}", beat)
-    began_s = time.monotonic()
-    store.put({f"seats/{index}": b"{}" for index in range(size)})
-    for index in range(size):
-        store.put_listed("beats", f"n{index}", beat)
-        store.newer("control", cell.revision - 1)
-        store.get([f"seats/{index}", "head"])
-        store.put_listed("beats", f"n{index}", beat)
-        store.newer("control", cell.revision - 1)
-    store.list_all("beats")
-    store.list_all("beats")
-    return time.monotonic() - began_s
+    names = [f"n{part}-{index}" for index in range(2000)]
+    for name in names:
+        store.put_listed("beats", name, beat)
+    store.put({"head": b"z" * 200})
+    calls: dict[str, Callable[[int], object]] = {
+        "put_listed": lambda index: store.put_listed("beats", names[index % 2000], beat),
+        "get_listed": lambda index: store.get_listed("beats", [names[index % 2000]]),
+        "newer": lambda index: store.newer("control", cell.revision),
+        "get": lambda index: store.get(["head", f"seats/{index}"]),
+    }
+    pipe.send("ready")
+    pipe.recv()
+    for name, call in calls.items():
+        for index in range(counts.get(name, 0)):
+            call(index)
+    pipe.send("done")
 
 
 def _clerk(store: Any, name: str, policy: Policy) -> tuple[Clerk, Local]:
