@@ -6,6 +6,7 @@ import contextlib
 import socket
 import threading
 import time
+from typing import Any
 from urllib.parse import urlsplit
 
 from holdfast.errors import UsageError
@@ -26,17 +27,21 @@ def host_and_port(text: str) -> tuple[str, int]:
     return host, port
 
 
-def resolve(host: str, port: int) -> list[str]:
-    """The host's addresses, best first. UsageError code "bad_endpoint": no such host."""
+def look_up(host: str, port: int, kind: socket.SocketKind = socket.SOCK_STREAM) -> list[tuple[Any, ...]]:
+    """What `getaddrinfo` finds, best first. UsageError code "bad_endpoint": no such host."""
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        return list(socket.getaddrinfo(host, port, type=kind))
     except (OSError, UnicodeError, OverflowError) as error:
         raise UsageError(
-            f"{host!r} is no host that this machine knows: {error}",
+            f"the host {host!r} does not resolve: {error}",
             code="bad_endpoint",
             hint="give HOST:PORT, HOST as the other nodes can resolve it",
         ) from error
-    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+
+
+def resolve(host: str, port: int) -> list[str]:
+    """The host's addresses, best first. UsageError code "bad_endpoint": no such host."""
+    return list(dict.fromkeys(str(entry[4][0]) for entry in look_up(host, port)))
 
 
 class AddressBook:

@@ -13,7 +13,7 @@ import time
 
 from holdfast.core import liveness
 from holdfast.core.membership import Beat, Control, State, decode, decode_all, lease_s
-from holdfast.errors import UsageError
+from holdfast.rendezvous.endpoint import look_up
 from holdfast.rendezvous.founding import Keys
 from holdfast.rendezvous.kv import KeyValueStore
 
@@ -61,15 +61,7 @@ def is_ours(host: str, port: int) -> bool:
     Raises:
         UsageError: code "bad_endpoint": the name does not resolve.
     """
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except socket.gaierror as error:
-        raise UsageError(
-            f"the endpoint's host {host!r} does not resolve: {error.strerror}",
-            code="bad_endpoint",
-            hint="give a name or an address that every node can reach",
-        ) from error
-    for family, kind, protocol, _, address in found:
+    for family, kind, protocol, _, address in look_up(host, port):
         with socket.socket(family, kind, protocol) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:

@@ -16,6 +16,7 @@ from collections.abc import Collection
 
 from holdfast.core.membership import NAME_MAX, check_name
 from holdfast.errors import UsageError
+from holdfast.rendezvous.endpoint import look_up
 
 EPHEMERAL_TRIES = 100
 SLOTS_MAX = 1000
@@ -87,15 +88,7 @@ def local_address(host: str, port: int) -> str:
     Raises:
         UsageError: code "bad_endpoint": no such host; "no_address": no way there.
     """
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
-    except (OSError, UnicodeError, OverflowError) as error:
-        raise UsageError(
-            f"{host!r} is no host that this machine knows: {error}",
-            code="bad_endpoint",
-            hint="give HOST:PORT, HOST as the other nodes can resolve it",
-        ) from error
-    for family, _, _, _, towards in found:
+    for family, _, _, _, towards in look_up(host, port, socket.SOCK_DGRAM):
         source = _source(family, towards)
         if source is None:
             continue
