@@ -20,6 +20,7 @@ from holdfast.channel.payload import Payload
 from holdfast.channel.publisher import Publisher
 from holdfast.channel.sources import BytesSource
 from holdfast.core.names import STEP_MAX, Version
+from holdfast.events import read_events
 from tests.support.channels import Background, CutOff, Place, payload, until
 
 
@@ -597,15 +598,18 @@ def test_what_can_never_fit_is_refused_at_once(place: Place) -> None:
 
 @pytest.mark.parametrize("gone", [False, True])
 def test_a_claimant_that_was_taken_for_dead_before_its_claim_looks_again_at_what_it_starts_from(
-    place: Place, gone: bool
+    place: Place, gone: bool, tmp_path: pathlib.Path
 ) -> None:
     link = CutOff(place.storage())
     with Channel(link, lease_s=1.2).publisher(sweep=False, term=Term(job="other", round=0, nonce="1")) as dead:  # type: ignore[arg-type]
         versions = [dead.publish_payload(step, payload(str(step))) for step in (1, 2)]
         link.cut()
-        claimant = place.channel(lease_s=1.2).publisher(sweep=False, resume_from=versions[0], wait_s=60.0)
+        claimant = place.channel(lease_s=1.2, events=tmp_path).publisher(
+            sweep=False, resume_from=versions[0], wait_s=60.0
+        )
         opening = Background(claimant.open)
         opening.start()
+        until(lambda: any(e.event == "waiting" for file in tmp_path.iterdir() for e in read_events(file)))
         (life,) = until(lambda: [str(life) for life, seen in _consumers(place).items() if seen.record.holds])
         if gone:
             place.storage().retire_tree(str(versions[0]), "0123456789abcdef")
