@@ -21,6 +21,7 @@ LEVELS = {
     "events": 1,
     "core": 1,
     "net": 1,
+    "eventfiles": 2,
     "launched": 2,
     "channel": 3,
     "engines": 3,
