@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import pathlib
+import select
+import threading
 from typing import Any
 
 import pytest
 
 from holdfast import FencedError, Retention, Term
 from holdfast.channel.checking import stable_text
-from holdfast.events import Event, EventLog, read_events
+from holdfast.errors import UsageError
+from holdfast.events import Event, EventLog, log_to, read_events
 from tests.support.channels import Place, payload, until
 
 FIELDS = {"time", "clock_s", "process", "event", "version", "reason", "fields"}
@@ -150,3 +154,84 @@ def test_a_torn_last_line_is_left_out(tmp_path: pathlib.Path) -> None:
     data = (tmp_path / "a.jsonl").read_bytes()
     (tmp_path / "a.jsonl").write_bytes(data + b'{"time":"2026')
     assert [event.event for event in read_events(tmp_path / "a.jsonl")] == ["one", "two"]
+
+
+def _written(directory: pathlib.Path) -> list[Event]:
+    return [event for path in sorted(directory.glob("*.jsonl")) for event in read_events(path)]
+
+
+def test_in_a_directory_every_log_has_a_file_of_its_own(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "run.d").mkdir()
+    (tmp_path / "events").mkdir()
+    for place in ("run.d", "events", "events/"):
+        for _ in range(2):
+            log = log_to(f"{tmp_path}/{place}", "agent-n0")
+            log.emit("parked", "waits")
+            log.close()
+    names = [path.name for path in (tmp_path / "events").iterdir()]
+    assert len(names) == 4
+    assert all(name.startswith("agent-n0-") and name.endswith(".jsonl") for name in names)
+    assert [event.process for event in _written(tmp_path / "run.d")] == ["agent-n0"] * 2
+
+
+def test_a_name_with_an_ending_is_a_file(tmp_path: pathlib.Path) -> None:
+    log = log_to(str(tmp_path / "n0.jsonl"), "agent-n0")
+    log.emit("parked")
+    log.close()
+    assert [event.event for event in read_events(tmp_path / "n0.jsonl")] == ["parked"]
+
+
+def test_a_directory_may_come_later_and_is_never_made(tmp_path: pathlib.Path) -> None:
+    events = tmp_path / "channel" / "events"
+    log = log_to(str(events), "agent-n0")
+    for number in range(3):
+        log.emit("parked", number=number)
+    assert list(tmp_path.iterdir()) == []
+    events.mkdir(parents=True)
+    written = until(lambda: _written(events))  # without another word
+    assert [event.fields["number"] for event in written] == [0, 1, 2]
+    log.emit("ready")
+    log.close()
+    assert [event.event for event in _written(events)] == ["parked"] * 3 + ["ready"]
+
+
+def test_a_directory_that_never_comes_is_said_at_the_end(
+    tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = log_to(str(tmp_path / "nowhere"), "agent-n0")
+    log.emit("parked")
+    log.close()
+    assert "1 events were not written" in caplog.text
+    log_to(str(tmp_path / "nowhere"), "silent").close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_whoever_speaks_goes_on_while_the_storage_hangs(tmp_path: pathlib.Path) -> None:
+    """A pipe that nobody reads: the open of its writing end hangs, as an open on a hung mount does."""
+    os.mkfifo(tmp_path / "events.jsonl")
+    log = log_to(str(tmp_path / "events.jsonl"), "agent-n0")
+    for number in range(20_000):
+        log.emit("tick", number=number)
+    reader = os.open(tmp_path / "events.jsonl", os.O_RDONLY | os.O_NONBLOCK)
+    closing = threading.Thread(target=log.close)
+    closing.start()
+    data = b""
+    while closing.is_alive():
+        if select.select([reader], [], [], 0.1)[0]:
+            data += os.read(reader, 2**20)
+    os.close(reader)
+    assert b'"number":0}' in data
+
+
+def test_a_process_of_the_users_may_speak_beside_the_others(directory: Place) -> None:
+    channel = directory.channel()
+    log = channel.event_log("trainer-0")
+    log.emit("measured", step=1, reward=0.25)
+    channel.open(create=True)
+    log.emit("measured", step=2, reward=0.5)
+    log.close()
+    said = _events(directory.path / "events", "trainer-0")
+    assert [event.fields for event in said] == [{"step": 1, "reward": 0.25}, {"step": 2, "reward": 0.5}]
+    for name in ("a/b", "../x", "", "a\0b", "x" * 300):
+        with pytest.raises(UsageError, match="cannot name an event file"):
+            channel.event_log(name)

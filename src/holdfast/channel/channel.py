@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import pathlib
-import secrets
-import socket
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
@@ -24,7 +22,7 @@ from holdfast.core.names import Version, path_problem
 from holdfast.core.records import BOUND_UNKNOWN_S, RECORD_BYTES_MAX, ChannelRecord, Party, Term, decode, encode
 from holdfast.core.retention import Retention
 from holdfast.errors import ConflictError, HoldfastError, IntegrityError, NotVisibleError, UnavailableError, UsageError
-from holdfast.events import EventLog
+from holdfast.events import EventLog, file_name
 
 if TYPE_CHECKING:
     from holdfast.channel.consumer import Consumer
@@ -206,8 +204,26 @@ class Channel:
         return Party(host=mount.host, device=device, bound_s=BOUND_UNKNOWN_S if bound_s is None else bound_s)
 
     def event_log(self, process: str) -> EventLog:
-        """The event file of one process. Its directory's absence means no events, never an error."""
-        name = f"{process}-{socket.gethostname()}-{secrets.token_hex(4)}.jsonl"
+        """A new event file of this process's own, beside those of the channel's other participants.
+
+        For trainers and orchestrators, too: `holdfast status` and `report` show what they say. By custom a step
+        is "measured", with any numbers beside its step:
+
+            log = channel.event_log("trainer-0")
+            log.emit("measured", step=12, reward=0.4, staleness=1)
+
+        Nothing is written before this `Channel` was opened, by `open`, a publisher or a consumer: until then the last
+        100 events are kept. A directory that is missing or full means no events, never an error. Thread-safe.
+
+        Args:
+            process: who speaks, such as `trainer-0`; a plain name.
+
+        Raises:
+            UsageError: code "bad_name": it cannot be part of a file's name.
+        """
+        name = file_name(process)
+        if not process or "/" in name or path_problem(name):
+            raise UsageError(f"{process!r} cannot name an event file", code="bad_name", hint="give one like trainer-0")
         if not isinstance(self._events, bool):
             return EventLog(pathlib.Path(self._events) / name, process)
         if not self._events:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pathlib
 import secrets
 import socket
 
@@ -12,7 +11,7 @@ from holdfast.core.membership import Node
 from holdfast.core.placement import check_groups
 from holdfast.core.rosters import candidates
 from holdfast.errors import UsageError
-from holdfast.events import EventLog
+from holdfast.events import EventLog, log_to
 from holdfast.rendezvous.agent import Agent
 from holdfast.rendezvous.clerk import Clerk
 from holdfast.rendezvous.endpoint import host_and_port
@@ -48,7 +47,7 @@ def join(settings: Settings) -> Agent:
         version=__version__,
     )
     check_groups(candidates([node.member], {node.member: node}), settings.policy)
-    path = pathlib.Path(settings.events) if settings.events else None
+    process = f"agent-{name}"
     local = Local(settings, node, secrets.token_hex(16))
     clerk = Clerk(
         store,
@@ -58,7 +57,7 @@ def join(settings: Settings) -> Agent:
         attempt=settings.attempt,
         policy=settings.policy,
         server=server,
-        events=EventLog(path, f"node-{name}"),
+        events=log_to(settings.events, process) if settings.events else EventLog(None, process),
     )
     return Agent(settings.run, clerk, local)
 

@@ -34,7 +34,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         health_check: a shell command that must succeed before this node joins a round.
         stop_grace_s: how long workers may take to end before they are killed (seconds).
         join_s: how long the store is waited for at the start (seconds).
-        events: a file for this process's events.
+        events: a file for this process's events, or a directory in which it makes one.
         user, password_file, ca_file, cert_file, key_file: for etcd.
         compact: whether etcd's history may be let go of.
     """

@@ -104,7 +104,9 @@ def parser() -> argparse.ArgumentParser:
     add("--node", metavar="NAME", help="this node's name; default: the host's")
     add("--infra-rank", type=int, metavar="N", help="this node's place; default: SLURM_PROCID")
     add("--address", metavar="ADDRESS", help="where other nodes' workers reach this one")
-    add("--events", metavar="FILE", help="write this node's events there, as JSON lines")
+    add(
+        "--events", metavar="PLACE", help="write this node's events there: CHANNEL/events, another directory, or a file"
+    )
     add("--user", metavar="NAME", help="etcd's user")
     for name in ("password", "ca", "cert", "key"):
         add(f"--{name}-file", metavar="FILE", help=f"etcd's {name}")
