@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pathlib
 import secrets
 import threading
 import time
@@ -91,6 +92,7 @@ class One:
         policy: Policy = POLICY,
         attempt: str | None = None,
         hosts: bool = False,
+        events: EventLog | None = None,
     ) -> None:
         self.store = store
         self.node = Node(node=name, incarnation=secrets.token_hex(4), address="127.0.0.1")
@@ -103,7 +105,7 @@ class One:
             attempt=attempt,
             policy=policy,
             server=object() if hosts else None,
-            events=EventLog(None, name),
+            events=events or EventLog(None, name),
         )
         self.begun: list[Round] = []
         self.code: int | None = None
@@ -161,9 +163,10 @@ class One:
 
 
 class Crew:
-    """The nodes of one job, and its store."""
+    """The nodes of one job, and its store. `events`: a directory for their event files."""
 
-    def __init__(self) -> None:
+    def __init__(self, events: pathlib.Path | None = None) -> None:
+        self.events = events
         self.server = MemoryServer()
         self.store = self.server.connect(RUN)
         self.ones: list[One] = []
@@ -172,7 +175,15 @@ class Crew:
     def add(self, *names: str, policy: Policy = POLICY, attempt: str | None = None, hosts: bool = False) -> list[One]:
         """More nodes."""
         made = [
-            One(CheckedStore(self.server, RUN), name, policy=policy, attempt=attempt, hosts=hosts) for name in names
+            One(
+                CheckedStore(self.server, RUN),
+                name,
+                policy=policy,
+                attempt=attempt,
+                hosts=hosts,
+                events=EventLog(self.events and self.events / f"agent-{name}.jsonl", f"agent-{name}"),
+            )
+            for name in names
         ]
         self.ones += made
         return made

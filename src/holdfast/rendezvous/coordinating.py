@@ -15,6 +15,7 @@ from holdfast.core.membership import (
     Node,
     Request,
     Roster,
+    Timing,
     decode,
     decode_all,
     encode,
@@ -127,6 +128,8 @@ class Coordinating:
         match effect:
             case Prepare(values):
                 self._store.put({self._keys.plain(key): encode(value) for key, value in values.items()})
+                for timing in (value for value in values.values() if isinstance(value, Timing)):
+                    self._events.emit("round_running", **_phases(timing))
             case Swap(control):
                 key, before = self._keys.control, self._cell
                 value = encode_over(control, before.value, key=key)
@@ -147,7 +150,7 @@ class Coordinating:
             roster = self._state.roster
             self._events.emit("round_committed", control.reason, **_shown(roster))
         elif control.proposed and control.proposed != before.proposed:
-            self._events.emit("round_proposed", control.reason)
+            self._events.emit("round_proposed", control.reason, round=control.round + 1, plan=control.proposed)
         elif control.outcome is not None:
             outcome = control.outcome
             self._events.emit("outcome", outcome.reason, ending=outcome.ending.value, code=outcome.code)
@@ -157,4 +160,10 @@ class Coordinating:
 
 def _shown(roster: Roster) -> dict[str, object]:
     shown = msgspec.to_builtins(roster)
-    return {name: shown[name] for name in ("round", "plan", "seats", "spares", "replaced", "restarts", "lost_s")}
+    names = ("round", "plan", "seats", "spares", "replaced", "restarts", "voluntary", "lost_s")
+    return {name: shown[name] for name in names}
+
+
+def _phases(timing: Timing) -> dict[str, object]:
+    shown = msgspec.to_builtins(timing)
+    return {name: shown[name] for name in ("round", "noticed_s", "stopped_s", "started_s")}
