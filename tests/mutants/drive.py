@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import compileall
 import os
 import pathlib
+import py_compile
 import shutil
 import subprocess
 import sys
@@ -33,10 +35,18 @@ class Mutant:
     tests: tuple[str, ...]
 
 
-def mutate(mutant: Mutant | None, place: pathlib.Path) -> pathlib.Path:
-    """A copy of src below `place` with the rule removed (or untouched, for None)."""
+def compiled(place: pathlib.Path) -> pathlib.Path:
+    """A copy of src below `place` with its bytecode, which is checked against the source by hash: to copy again."""
     source = place / "src"
     shutil.copytree(ROOT / "src", source, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    compileall.compile_dir(source, quiet=2, invalidation_mode=py_compile.PycInvalidationMode.CHECKED_HASH)
+    return source
+
+
+def mutate(mutant: Mutant | None, whole: pathlib.Path, place: pathlib.Path) -> pathlib.Path:
+    """A copy of `whole` below `place` with the rule removed (or untouched, for None)."""
+    source = place / "src"
+    shutil.copytree(whole, source)
     if mutant is not None:
         path = source / "holdfast" / mutant.file
         text = path.read_text(encoding="utf-8")
@@ -50,10 +60,8 @@ def run(source: pathlib.Path, tests: tuple[str, ...], place: pathlib.Path) -> su
     """Run `tests` on the package in `source`; the repository's own tests, in a process of their own."""
     temporary = place / "tmp"
     temporary.mkdir()
-    environment = os.environ | {"PYTHONPATH": str(source), "PYTHONDONTWRITEBYTECODE": "1", "TMPDIR": str(temporary)}
+    environment = os.environ | {"PYTHONPATH": str(source), "TMPDIR": str(temporary)}
     environment.pop("PYTEST_XDIST_WORKER", None)
-    check = f"import holdfast, sys; sys.exit(not holdfast.__file__.startswith({str(source)!r}))"
-    subprocess.run([sys.executable, "-c", check], env=environment, cwd=ROOT, check=True, timeout=60)
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", *tests]
     return subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S, check=False

@@ -10,7 +10,7 @@ import pathlib
 
 import pytest
 
-from tests.mutants.drive import Mutant, mutate, run
+from tests.mutants.drive import Mutant, compiled, mutate, run
 
 pytestmark = [pytest.mark.mutants, pytest.mark.timeout(400)]
 
@@ -23,15 +23,20 @@ MUTANTS: list[Mutant] = [
 FAILED = 1  # pytest's exit status for failed tests; anything else would prove nothing
 
 
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    return compiled(tmp_path_factory.mktemp("whole"))
+
+
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
-def test_a_removed_rule_is_noticed(mutant: Mutant, tmp_path: pathlib.Path) -> None:
-    done = run(mutate(mutant, tmp_path), mutant.tests, tmp_path)
+def test_a_removed_rule_is_noticed(mutant: Mutant, whole: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    done = run(mutate(mutant, whole, tmp_path), mutant.tests, tmp_path)
     assert done.returncode == FAILED, f"nobody noticed: {mutant.rule}\n{done.stdout[-3000:]}{done.stderr[-1000:]}"
 
 
-def test_the_same_tests_pass_with_every_rule_in_place(tmp_path: pathlib.Path) -> None:
+def test_the_same_tests_pass_with_every_rule_in_place(whole: pathlib.Path, tmp_path: pathlib.Path) -> None:
     tests = tuple(sorted({test for mutant in MUTANTS for test in mutant.tests}))
-    done = run(mutate(None, tmp_path), tests, tmp_path)
+    done = run(mutate(None, whole, tmp_path), tests, tmp_path)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
 
 

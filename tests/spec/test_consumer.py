@@ -210,13 +210,19 @@ def test_wait_for_says_when_the_lineage_fell_below_the_step(place: Place) -> Non
 
 
 def test_wait_for_says_so_where_the_lineage_falls_while_it_waits(place: Place) -> None:
-    with place.channel().publisher(sweep=False) as publisher, place.channel().consumer("c") as consumer:
+    gate = Gated(place.storage())
+    with place.channel().publisher(sweep=False) as publisher, _channel(gate).consumer("c") as consumer:
         _publish(publisher, 4, 8)
+        first = gate.stop_at("read", "CURRENT")
         waiting = Background(lambda: consumer.wait_for(9, timeout_s=20.0))
         waiting.start()
-        until(lambda: place.channel().observer().consumers())
+        assert first.reached.wait(20)
+        second = gate.stop_at("read", "CURRENT")  # once it is there, the first look is over
+        first.go.set()
+        assert second.reached.wait(20)
         with place.channel().publisher(**_next("b", resume_from=4)):
-            with pytest.raises((RewoundError, TimedOutError)) as caught:
+            second.go.set()
+            with pytest.raises(RewoundError) as caught:
                 waiting.result()
             assert caught.value.code == "rewound"
 
