@@ -10,6 +10,7 @@ import os
 import pathlib
 import stat
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import msgspec
@@ -91,6 +92,27 @@ def iter_events(path: pathlib.Path, damage: Damage | None = None) -> Iterator[Ev
             damage.num_lines += 1
 
 
+def tail_events(path: pathlib.Path, limit_bytes: int) -> list[Event]:
+    """The events in the last `limit_bytes` of a file, in order; what is cut, or is no event, is left out.
+
+    Never raises for what stands in the file, nor for a file that is gone or may not be read.
+    """
+    try:
+        with _open(path) as descriptor:
+            begin = max(0, os.fstat(descriptor).st_size - limit_bytes)
+            data = os.pread(descriptor, limit_bytes, begin)
+    except OSError:
+        return []
+    lines = data.split(b"\n")
+    events = []
+    for line in lines[1 if begin else 0 : -1]:
+        try:
+            events.append(_decoder.decode(line))
+        except (msgspec.MsgspecError, UnicodeError, RecursionError):
+            continue
+    return events
+
+
 def _of_directory(place: pathlib.Path) -> Iterator[pathlib.Path]:
     events = place / "events"
     directory = (events if events.is_dir() else place).resolve()
@@ -134,12 +156,18 @@ def _lines(path: pathlib.Path, damage: Damage) -> Iterator[bytes]:
 
 
 def _chunks(path: pathlib.Path) -> Iterator[bytes]:
-    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-    descriptor = os.open(path, flags)
+    with _open(path) as descriptor:
+        while chunk := os.read(descriptor, CHUNK_BYTES):
+            yield chunk
+
+
+@contextmanager
+def _open(path: pathlib.Path) -> Iterator[int]:
+    """A regular file, open for reading while the block runs. OSError for whatever else."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise OSError(f"{path} is no regular file")
-        while chunk := os.read(descriptor, CHUNK_BYTES):
-            yield chunk
+        yield descriptor
     finally:
         os.close(descriptor)

@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 EVENTS_BYTES_MAX = 64 * 2**20
 EARLY_MAX = 100
 QUEUE_MAX = 10_000
+ALIVE_S = 30.0  # how often a file that has nothing new is touched: its time of change says that its writer lives
 SETTLE_S = 0.5  # how often a directory that is not there yet is looked for
 CLOSE_S = 2.0
 
@@ -132,7 +133,8 @@ class EventLog:
 class PatientLog(EventLog):
     """Writes by a thread of its own: whoever speaks goes on while the storage hangs, and may then be silent for hours.
 
-    What was said before the directory was there is written within about `SETTLE_S` once it is.
+    What was said before the directory was there is written within about `SETTLE_S` once it is. While there is nothing
+    to say the file is touched, so that its time of change tells a process that is quiet from one that is gone.
     """
 
     def __init__(self, path: pathlib.Path, process: str, ready: Callable[[], bool] = lambda: True) -> None:
@@ -159,13 +161,19 @@ class PatientLog(EventLog):
         with suppress(queue.Full):  # the storage has hung for very long: the newest are lost
             self._said.put_nowait(data)
 
+    def _touch(self) -> None:
+        if self._descriptor is not None:
+            with suppress(OSError):
+                os.utime(self._descriptor)
+
     def _work(self) -> None:
         while True:
             try:
-                data = self._said.get(timeout=SETTLE_S if self._early else None)
+                data = self._said.get(timeout=SETTLE_S if self._early else ALIVE_S)
             except queue.Empty:
                 with self._lock:
                     self._write(self._early)
+                    self._touch()
                 continue
             if data is None:
                 break

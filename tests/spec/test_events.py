@@ -223,6 +223,18 @@ def test_whoever_speaks_goes_on_while_the_storage_hangs(tmp_path: pathlib.Path) 
     assert b'"number":0}' in data
 
 
+def test_a_quiet_process_touches_its_file(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("holdfast.events.ALIVE_S", 0.01)
+    path = tmp_path / "n0.jsonl"
+    log = log_to(str(path), "agent-n0")
+    log.emit("parked")
+    until(path.exists)
+    os.utime(path, (1.0, 1.0))
+    assert until(lambda: path.stat().st_mtime > 1.0)
+    log.close()
+    assert [event.event for event in read_events(path)] == ["parked"]
+
+
 def test_a_process_of_the_users_may_speak_beside_the_others(directory: Place) -> None:
     channel = directory.channel()
     log = channel.event_log("trainer-0")

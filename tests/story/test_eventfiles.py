@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from holdfast.errors import UsageError
-from holdfast.eventfiles import CHUNK_BYTES, LINE_BYTES_MAX, Damage, find_event_files, iter_events
+from holdfast.eventfiles import CHUNK_BYTES, LINE_BYTES_MAX, Damage, find_event_files, iter_events, tail_events
 from holdfast.events import EventLog
 
 
@@ -105,3 +105,23 @@ def test_lines_are_whole_wherever_a_chunk_ends(tmp_path: pathlib.Path) -> None:
     lines = [line("given", reason="y" * (CHUNK_BYTES // 3 + n)) for n in range(7)]
     (tmp_path / "p.jsonl").write_bytes(b"".join(lines))
     assert read(tmp_path / "p.jsonl") == (["given"] * 7, Damage())
+
+
+def test_a_tail_is_what_stands_whole_in_the_last_bytes(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "p.jsonl"
+    lines = [line(f"e{number}") for number in range(100)]
+    path.write_bytes(b"".join(lines) + b'{"time":"2026')
+    one = len(lines[-1])
+    for limit, wanted in ((13, 0), (12 + one, 0), (14 + one, 1), (13 + 3 * one, 2), (2**20, 100)):
+        assert [event.event for event in tail_events(path, limit)] == [f"e{n}" for n in range(100 - wanted, 100)]
+
+
+def test_a_tail_passes_over_whatever_is_no_event(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "p.jsonl"
+    hostile = (b"\xff\xfe\n", b"[" * 5000 + b"\n", b"{}\n", b"\n", b'{"time":1}\n', b"x" * 70_000 + b"\n")
+    path.write_bytes(line("first") + b"".join(hostile) + line("last"))
+    assert [event.event for event in tail_events(path, 2**20)] == ["first", "last"]
+    (tmp_path / "link.jsonl").symlink_to(path)
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    for name in ("link.jsonl", "pipe.jsonl", "gone.jsonl", "."):
+        assert tail_events(tmp_path / name, 2**20) == []

@@ -204,6 +204,8 @@ class Clerk:
             self._store.put_listed(self.keys.nodes, self.node.member, encode(self.node))
             self._beat()
             self._joined = True
+            said = {"run": self._run, "attempt": self.keys.attempt, "member": self.node.member}
+            self._events.emit("joined", host=self.node.host, **said)
         lease = lease_s(self._rules)
         left = self._state.beat.state is State.LEFT  # who has left beats no more, even if it keeps the store
         if self._dirty or (not left and self._is_due("beat", beat_s(lease))):

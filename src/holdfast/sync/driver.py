@@ -50,6 +50,7 @@ logger = logging.getLogger(__name__)
 ACTIONS_MAX = 50  # in one turn, so that no channel keeps the others waiting for ever
 SLOW_LOOKS_MAX = 3
 SETUP_S = 5.0
+STILL_S = 60.0  # how often a state is told though it has not changed: the end of an event file tells of all servers
 
 
 class Driver:
@@ -70,6 +71,7 @@ class Driver:
         self._lock = threading.Lock()
         self._feeds: dict[Feed, Policy] = {}
         self._states: dict[Feed, Server] = {}
+        self._said_s: dict[Feed, float] = {}
         self._slow = 0
         self._due = threading.Event()
         self._stopping = threading.Event()
@@ -101,6 +103,7 @@ class Driver:
         with self._lock:
             self._feeds.pop(feed, None)
             self._states.pop(feed, None)
+            self._said_s.pop(feed, None)
         feed.forget(self.url)
 
     def states(self) -> dict[Feed, tuple[Policy, Server]]:
@@ -148,10 +151,15 @@ class Driver:
         with self._lock:
             if feed in self._states:
                 self._states[feed] = state
-        if (before.status, before.serving) != (state.status, state.serving):
+        changed = (before.status, before.serving) != (state.status, state.serving)
+        if changed:
             logger.info("%s %s: %s: %s", self.url, feed.adapter, state.status.value, state.reason)
+        now_s = time.monotonic()
+        if changed or now_s - self._said_s.setdefault(feed, now_s) >= STILL_S:
+            self._said_s[feed] = now_s
             said = {"server": self.url, "adapter": feed.adapter, "state": state.status.value}
-            feed.events.emit("server_state", state.reason, version=state.serving, **said)
+            word = "server_state" if changed else "server_still"
+            feed.events.emit(word, state.reason, version=state.serving, **said)
         if before != state:
             feed.report(self.url, state)
             self._metrics.state(self.url, feed.adapter, state)

@@ -96,6 +96,7 @@ class Feed:
         for thread in self._threads:
             if thread.is_alive():
                 thread.join()
+        self.events.emit("closed", "told to stop; what is served stays", sync=self._config.name)
         self.events.close()
 
     def leave(self) -> None:
