@@ -129,7 +129,7 @@ class Coordinating:
             case Prepare(values):
                 self._store.put({self._keys.plain(key): encode(value) for key, value in values.items()})
                 for timing in (value for value in values.values() if isinstance(value, Timing)):
-                    self._events.emit("round_running", **_phases(timing))
+                    self._events.emit("round_running", "all workers run", **_phases(timing))
             case Swap(control):
                 key, before = self._keys.control, self._cell
                 value = encode_over(control, before.value, key=key)
@@ -165,5 +165,5 @@ def _shown(roster: Roster) -> dict[str, object]:
 
 
 def _phases(timing: Timing) -> dict[str, object]:
-    shown = msgspec.to_builtins(timing)
+    shown: dict[str, object] = msgspec.to_builtins(timing)
     return {name: shown[name] for name in ("round", "noticed_s", "stopped_s", "started_s")}
