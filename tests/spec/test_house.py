@@ -22,10 +22,12 @@ LEVELS = {
     "core": 1,
     "net": 1,
     "eventfiles": 2,
+    "story": 3,
     "launched": 2,
     "channel": 3,
     "engines": 3,
     "rendezvous": 3,
+    "integrations": 4,
     "run": 4,
     "serve": 4,
     "sync": 4,
@@ -37,7 +39,7 @@ PURE = {
     *("hashlib", "heapq", "itertools", "json", "math", "operator", "re", "string", "struct", "types", "typing", "zlib"),
     *("holdfast", "msgspec"),
 }
-HEAVY_MARKERS = ("model", "mutants", "kill", "nfs", "vllm", "etcd", "agents", "sim")
+HEAVY_MARKERS = ("model", "mutants", "kill", "nfs", "vllm", "etcd", "agents", "sim", "integrations")
 MODULE_LINES_MAX = 450
 FUNCTION_LINES_MAX = 60
 

@@ -1,0 +1,125 @@
+"""Lanes: the strands of one process's several files put one behind the other, on a time line that all can share."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from holdfast.story.bounded import Bars
+from holdfast.story.kinds import GROUPS
+from holdfast.story.run import Bar, Lane
+
+FAR_S = 31 * 86400.0  # a run is shorter; a clock that is further off than this is wrong
+LANES_MAX = 20_000
+_PIECES = re.compile(r"([^0-9]*)([0-9]{0,18})")
+
+
+class Strand(msgspec.Struct):
+    """One file's part of one lane; `server` names the lane within a process that has several, or is ""."""
+
+    process: str
+    server: str
+    group: str
+    bars: dict[str, Bars] = {}
+    first_s: float = float("inf")
+    last_s: float = float("-inf")
+    num: int = 0
+
+    def touch(self, at_s: float) -> None:
+        """Something happened then."""
+        self.first_s = min(self.first_s, at_s)
+        self.last_s = max(self.last_s, at_s)
+        self.num += 1
+
+
+def weave(
+    strands: Sequence[Strand], far: Callable[[Strand, str], None], bars_max: int
+) -> tuple[tuple[Lane, ...], float, float]:
+    """The lanes, sorted by group and name, with `bars_max` bars at most, and the first and last second of the run.
+
+    A strand whose clock is a month and more away from most events is left out, and `far` is told of it.
+    """
+    if not strands:
+        return (), 0.0, 0.0
+    middle_s = _middle(strands)
+    near = []
+    for strand in strands:
+        if middle_s - FAR_S < strand.first_s <= strand.last_s < middle_s + FAR_S:
+            near.append(strand)
+        else:
+            far(strand, f"by {strand.first_s - middle_s:+.0f} s; what it did is not drawn")
+    _shrink(near, bars_max)
+    lanes = [lane for named in _by_name(near).values() for lane in _rows(named)][:LANES_MAX]
+    lanes.sort(key=lambda lane: (GROUPS.index(lane.group), _natural(lane.name)))
+    return tuple(lanes), min(s.first_s for s in near), max(s.last_s for s in near)
+
+
+def _middle(strands: Sequence[Strand]) -> float:
+    """The time around which most events lie."""
+    ordered = sorted(strands, key=lambda strand: strand.first_s + strand.last_s)
+    half = sum(strand.num for strand in strands) / 2
+    seen = 0
+    for strand in ordered:
+        seen += strand.num
+        if seen >= half:
+            return (strand.first_s + strand.last_s) / 2
+    raise AssertionError("unreachable")
+
+
+def _shrink(strands: Sequence[Strand], bars_max: int) -> None:
+    """Few bars where there are few; the lanes that have the most give most."""
+    all_bars = [bars for strand in strands for bars in strand.bars.values()]
+    limit = max((len(bars.bars) for bars in all_bars), default=0)
+    while limit > 1 and sum(min(len(bars.bars), limit) for bars in all_bars) > bars_max:
+        limit = limit * 3 // 4
+    for bars in all_bars:
+        bars.shrink(min(limit, bars.limit))
+
+
+def _by_name(strands: Sequence[Strand]) -> dict[tuple[str, str], list[Strand]]:
+    named: dict[tuple[str, str], list[Strand]] = {}
+    for strand in strands:
+        if strand.bars or not strand.server:
+            named.setdefault((strand.process, strand.server), []).append(strand)
+    servers = {process for process, server in named if server}
+    # Beside the lanes of its servers a sync process has nothing of its own to show, most of the time.
+    return {
+        key: strands
+        for key, strands in named.items()
+        if key[1] or key[0] not in servers or any(strand.bars for strand in strands)
+    }
+
+
+def _rows(strands: list[Strand]) -> list[Lane]:
+    """One lane for lives that follow each other; one more for each that lives at the same time as another."""
+    rows: list[list[Strand]] = []
+    for strand in sorted(strands, key=lambda strand: strand.first_s):
+        free = next((row for row in rows if row[-1].last_s <= strand.first_s), None)
+        if free is None:
+            rows.append([strand])
+        else:
+            free.append(strand)
+    return [_lane(row, number) for number, row in enumerate(rows, 1)]
+
+
+def _lane(row: list[Strand], number: int) -> Lane:
+    bars: dict[str, list[Bar]] = {}
+    for strand in row:
+        for kind, more in strand.bars.items():
+            bars.setdefault(kind, []).extend(more.bars)
+    first = row[0]
+    name = f"{first.process} {first.server}".strip()
+    return Lane(
+        name=name if number == 1 else f"{name} #{number}",
+        group=first.group,
+        first_s=first.first_s,
+        last_s=max(strand.last_s for strand in row),
+        bars=bars,
+    )
+
+
+def _natural(name: str) -> list[tuple[str, int]]:
+    """node-2 before node-10."""
+    return [(word, int(digits or 0)) for word, digits in _PIECES.findall(name)]
