@@ -17,16 +17,19 @@ STAMP := $(VENV)/made-$(KEY)
 VLLM_VENV := .venv-vllm
 VLLM_KEY := $(shell cat requirements/vllm.txt <(echo '$(CURDIR)') | sha256sum | cut -c1-16)
 VLLM_STAMP := $(VLLM_VENV)/made-$(VLLM_KEY)
+# TRL needs pyarrow and pandas (275 MB): an environment on top of .venv.
+TRL_VENV := .venv-integrations
+TRL_STAMP := $(TRL_VENV)/made-$(KEY)-$(shell sha256sum requirements/integrations.txt | cut -c1-16)
 
 export PYTHONUNBUFFERED := 1
 # Nothing is downloaded at run time.
 export HF_HUB_OFFLINE := 1
 export TRANSFORMERS_OFFLINE := 1
 
-.PHONY: help venv vllm-venv demo test heavy bench lint format soak clean
+.PHONY: help venv vllm-venv integrations-venv demo test heavy bench lint format soak clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 venv: $(STAMP) ## the environment alone
 
@@ -53,14 +56,28 @@ $(VLLM_STAMP):
 	@$(VLLM_VENV)/bin/python -c 'import vllm'
 	@touch $@
 
+integrations-venv: $(TRL_STAMP) ## the environment that tests/integrations runs TRL in, on top of .venv
+
+$(TRL_STAMP): $(STAMP)
+	@echo "making $(TRL_VENV) from requirements/integrations.txt (once; a minute)"
+	@rm -rf $(TRL_VENV)
+	@$(RUN) -m venv --without-pip $(TRL_VENV)
+	@below=$$($(RUN) -c 'import sysconfig; print(sysconfig.get_path("purelib"))'); \
+	own=$$($(TRL_VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'); \
+	echo "import site; site.addsitedir('$$below')" >"$$own/below.pth"
+	@$(TRL_VENV)/bin/python -m pip --disable-pip-version-check --no-input -qq install --no-deps -r requirements/integrations.txt
+	@$(TRL_VENV)/bin/python -c 'import trl'
+	@touch $@
+
 demo: $(STAMP) ## train, publish, serve, crash, resume: under two minutes
 	@$(RUN) -m examples.demo.main $(ARGS)
 
 test: $(STAMP) ## the fast tests, without root: under five minutes on two cores
 	@$(RUN) -m pytest -q -n 4 $(ARGS)
 
-heavy: $(STAMP) vllm-venv ## the long suites one after the other (nfs needs root, nfs and etcd Debian's packages)
+heavy: $(STAMP) vllm-venv integrations-venv ## the long suites one after the other (nfs needs root, nfs and etcd Debian's packages)
 	@for suite in model mutants kill nfs vllm etcd agents; do $(RUN) -m pytest -q -m $$suite $(ARGS); done
+	@$(TRL_VENV)/bin/python -m pytest -q -m integrations $(ARGS)
 
 bench: $(STAMP) ## speed, as ratios
 	@$(RUN) bench/main.py $(ARGS)
@@ -80,8 +97,8 @@ soak: export HOLDFAST_SOAK := 1
 soak: $(STAMP) ## kill -9, the simulation and the random tests, ten times as long
 	@$(RUN) -m pytest -q -m kill --timeout 3600 $(ARGS)
 	@$(RUN) -m pytest -q -n 2 -m sim --timeout 36000 $(ARGS)
-	@$(RUN) -m pytest -q -n 2 -m 'hypothesis and not model and not mutants and not kill and not nfs and not vllm and not etcd and not agents and not sim' --timeout 3600 $(ARGS)
+	@$(RUN) -m pytest -q -n 2 -m 'hypothesis and not model and not mutants and not kill and not nfs and not vllm and not etcd and not agents and not sim and not integrations' --timeout 3600 $(ARGS)
 
 clean: ## remove what can be made again
-	@rm -rf $(VENV) $(VLLM_VENV) build dist reports src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@rm -rf $(VENV) $(VLLM_VENV) $(TRL_VENV) build dist reports src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -type d -not -path './.venv*' -prune -exec rm -rf {} +

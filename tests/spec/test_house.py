@@ -23,6 +23,7 @@ LEVELS = {
     "net": 1,
     "eventfiles": 2,
     "story": 3,
+    "overview": 4,
     "launched": 2,
     "channel": 3,
     "engines": 3,

@@ -1,0 +1,1 @@
+"""Holdfast inside other people's training loops. Nothing here is imported by `import holdfast`."""
