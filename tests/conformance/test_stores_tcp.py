@@ -20,6 +20,7 @@ from holdfast.rendezvous.open import open_store
 from holdfast.rendezvous.tcp import connect_tcp, serve_tcp
 from holdfast.rendezvous.tcp_store import Patience
 from holdfast.rendezvous.tcp_wire import Wire
+from tests.support.channels import until
 from tests.support.relay import Relay
 from tests.support.tcp_server import TcpServer
 
@@ -251,10 +252,7 @@ def test_a_change_whose_writer_died_before_the_bell_is_seen() -> None:
         assert dying.read("control") == first
         relay.lose_answer()
         assert code_of(lambda: dying.compare_and_set("control", first.revision, b"second")) == "store_unavailable"
-    found = None
-    while found is None:  # pytest's own limit ends it
-        found = store.newer("control", first.revision)
-    assert found.value == b"second"
+    assert until(lambda: store.newer("control", first.revision)).value == b"second"
     del server
 
 

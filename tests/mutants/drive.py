@@ -56,12 +56,19 @@ def mutate(mutant: Mutant | None, whole: pathlib.Path, place: pathlib.Path) -> p
     return source
 
 
-def run(source: pathlib.Path, tests: tuple[str, ...], place: pathlib.Path) -> subprocess.CompletedProcess[str]:
-    """Run `tests` on the package in `source`; the repository's own tests, in a process of their own."""
+def run(
+    source: pathlib.Path, tests: tuple[str, ...], place: pathlib.Path, *, hurried: bool
+) -> subprocess.CompletedProcess[str]:
+    """Run `tests` on the package in `source`; the repository's own tests, in a process of their own.
+
+    `hurried`: they wait less long for what will never come.
+    """
     temporary = place / "tmp"
     temporary.mkdir()
     environment = os.environ | {"PYTHONPATH": str(source), "TMPDIR": str(temporary)}
     environment.pop("PYTEST_XDIST_WORKER", None)
+    if hurried:
+        environment["HOLDFAST_MUTANT"] = "1"
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", *tests]
     return subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S, check=False

@@ -24,7 +24,7 @@ from holdfast import (
 from holdfast.channel.checking import stable_text
 from holdfast.channel.consumer import Consumer
 from holdfast.channel.publisher import Publisher
-from tests.support.channels import Background, CutOff, Gated, Place, payload, thread, until
+from tests.support.channels import WAIT_S, Background, CutOff, Gated, Place, payload, thread, until
 
 
 def _publish(publisher: Publisher, *steps: int) -> None:
@@ -216,10 +216,10 @@ def test_wait_for_says_so_where_the_lineage_falls_while_it_waits(place: Place) -
         first = gate.stop_at("read", "CURRENT")
         waiting = Background(lambda: consumer.wait_for(9, timeout_s=20.0))
         waiting.start()
-        assert first.reached.wait(20)
+        assert first.reached.wait(WAIT_S)
         second = gate.stop_at("read", "CURRENT")  # once it is there, the first look is over
         first.go.set()
-        assert second.reached.wait(20)
+        assert second.reached.wait(WAIT_S)
         with place.channel().publisher(**_next("b", resume_from=4)):
             second.go.set()
             with pytest.raises(RewoundError) as caught:
@@ -658,7 +658,7 @@ def test_what_is_said_of_one_version_while_another_is_taken_loses_neither(place:
         stop = gate.stop_at(at, {"replace": "consumers/", "list": "sweepers", "open": "versions/"}[at])
         taking = Background(lambda: _take(consumer))
         taking.start()
-        assert stop.reached.wait(20)
+        assert stop.reached.wait(WAIT_S)
         saying = Background({"reject": lambda: first.reject("no")}.get(say, getattr(first, say)))
         saying.start()
         saying.join(0.1)  # it may wait for the file that is being written
@@ -683,7 +683,7 @@ def test_a_version_that_is_swept_before_the_hold_stands_is_given_up_at_once(
         stop = gate.stop_at("replace", "consumers/")
         taking = Background(lambda: _take(consumer))
         taking.start()
-        assert stop.reached.wait(20)
+        assert stop.reached.wait(WAIT_S)
         _publish(publisher, 2)
         with place.channel().sweeper(Retention(keep_recent=1)) as sweeper:
             assert len(sweeper.sweep().removed) == 1
@@ -703,7 +703,7 @@ def test_an_expiry_that_is_found_while_a_version_is_taken_loses_nothing_but_the_
         stop = gate.stop_at("open", "versions/")
         taking = Background(lambda: _take(consumer))
         taking.start()
-        assert stop.reached.wait(20)
+        assert stop.reached.wait(WAIT_S)
         for entry in place.storage().list("consumers"):
             place.storage().delete(f"consumers/{entry.name}")  # as the sweeper does with whom it took for dead
         with pytest.raises(ConflictError) as caught:

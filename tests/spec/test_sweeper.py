@@ -14,7 +14,7 @@ from holdfast.channel.publisher import Publisher
 from holdfast.channel.sweeper import Swept
 from holdfast.core.names import Version
 from holdfast.testing import SimulatedDisk
-from tests.support.channels import Background, CutOff, Gated, Place, payload, until
+from tests.support.channels import WAIT_S, Background, CutOff, Gated, Place, payload, until
 
 
 def _publish(publisher: Publisher, *steps: int) -> list[Version]:
@@ -172,7 +172,7 @@ def test_I4_a_hold_that_comes_before_the_second_look_keeps_the_version(place: Pl
         stop = gate.stop_at("replace", "sweepers/")  # its announcement
         sweeping = Background(sweeper.sweep)
         sweeping.start()
-        assert stop.reached.wait(20)
+        assert stop.reached.wait(WAIT_S)
         held = consumer.hold(first)
         stop.go.set()
         swept = sweeping.result()
@@ -195,7 +195,7 @@ def test_I4_a_hold_that_comes_after_the_announcement_gives_way(place: Place) -> 
         stop = gate.stop_at("retire_tree", str(first))
         sweeping = Background(sweeper.sweep)
         sweeping.start()
-        assert stop.reached.wait(20), "it has looked twice, and may freeze here for an hour"
+        assert stop.reached.wait(WAIT_S), "it has looked twice, and may freeze here for an hour"
         with pytest.raises(HoldfastError) as caught:
             consumer.hold(first)
         assert caught.value.code == "version_gone"
@@ -302,13 +302,13 @@ def test_I4_a_sweeper_that_knows_only_its_own_machine_waits_all_the_same_where_o
         arriving = storage.stop_at("replace", "sweepers/")
         sweeping = Background(sweeper.sweep)
         sweeping.start()
-        assert arriving.reached.wait(20)
+        assert arriving.reached.wait(WAIT_S)
         announced = storage.stop_at("replace", "sweepers/")  # the reserve: its record is written by now
         arriving.go.set()
-        assert announced.reached.wait(20)
+        assert announced.reached.wait(WAIT_S)
         removing = storage.stop_at("retire_tree", str(first))
         for stop in (announced, removing):
-            assert stop.reached.wait(20)
+            assert stop.reached.wait(WAIT_S)
             (seen,) = channel.observer().sweepers().values()
             assert seen.record is not None
             assert seen.record.bound_s == 0.2
