@@ -26,20 +26,11 @@ import msgspec
 from holdfast.core.servers import Reaction, Way
 from holdfast.engines.contract import Completion, EngineError, Sight
 from holdfast.engines.http import DEFAULT_LIMITS, Answer, Http, Limits, unexpected
+from holdfast.engines.models import list_models
 
 _MISSING = ("no such file or directory", "repo id must be", "cannot find the requested files")
 _RIGHTS = ("permission denied", "permissionerror", "errno 13")
 _OFF = "lora is not enabled"
-
-
-class _Card(msgspec.Struct):
-    id: str
-    root: str | None = None
-    parent: str | None = None
-
-
-class _Models(msgspec.Struct):
-    data: list[_Card]
 
 
 class _Info(msgspec.Struct):
@@ -78,7 +69,7 @@ class SGLang:
         self._unloading: set[str] = set()
 
     def look(self, way: Way) -> Sight:
-        bases, loaded = self._models()
+        bases, loaded = list_models(self._http)
         if way is Way.WEIGHTS:
             info = self._info()
             bases = tuple(dict.fromkeys((*bases, info.model_path)))
@@ -140,7 +131,7 @@ class SGLang:
     def complete(self, model: str, prompt: str | Sequence[int], max_tokens: int) -> Completion:
         body: dict[str, object] = {"sampling_params": {"temperature": 0.0, "max_new_tokens": max_tokens}}
         body["text" if isinstance(prompt, str) else "input_ids"] = prompt
-        if model not in self._models()[0]:
+        if model not in list_models(self._http)[0]:
             body["lora_path"] = model
         answer = self._http.post("/generate", body, timeout_s=self._limits.load_s)
         if answer.status == 400 and "never been loaded" in answer.said.lower():
@@ -153,15 +144,6 @@ class SGLang:
 
     def close(self) -> None:
         self._http.close()
-
-    def _models(self) -> tuple[tuple[str, ...], dict[str, str]]:
-        answer = self._http.get("/v1/models")
-        if not answer.ok:
-            raise unexpected(answer, "listing the models")
-        cards = answer.decode(_Models).data
-        bases = [name for card in cards if card.parent is None for name in (card.id, card.root) if name]
-        loaded = {card.id: card.root or "" for card in cards if card.parent is not None}
-        return tuple(dict.fromkeys(bases)), loaded
 
     def _info(self) -> _Info:
         answer = self._http.get("/model_info")

@@ -21,6 +21,7 @@ import msgspec
 from holdfast.core.servers import Reaction, Way
 from holdfast.engines.contract import Completion, EngineError, Sight
 from holdfast.engines.http import DEFAULT_LIMITS, Answer, Http, Limits, unexpected
+from holdfast.engines.models import list_models
 
 logger = logging.getLogger(__name__)
 
@@ -31,16 +32,6 @@ _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 # theirs, and 3 of 1800 where the clients' machine was overloaded.
 SETTLE_S = 0.25
 _RIGHTS = ("permission denied", "permissionerror", "errno 13")
-
-
-class _Card(msgspec.Struct):
-    id: str
-    root: str | None = None
-    parent: str | None = None
-
-
-class _Models(msgspec.Struct):
-    data: list[_Card]
 
 
 class _Paused(msgspec.Struct):
@@ -84,7 +75,7 @@ class VLLM:
         self.url = self._http.url
 
     def look(self, way: Way) -> Sight:
-        bases, loaded = self._models()
+        bases, loaded = list_models(self._http)
         if way is Way.WEIGHTS:
             info = self._development(self._http.get("/weight_info")).decode(_WeightInfo)
             return Sight(bases=bases, label=info.weight_version, paused=self._is_paused(), counts=False)
@@ -184,15 +175,6 @@ class VLLM:
         self._http.close()
 
     # Looking
-
-    def _models(self) -> tuple[tuple[str, ...], dict[str, str]]:
-        answer = self._http.get("/v1/models")
-        if not answer.ok:
-            raise unexpected(answer, "listing the models")
-        cards = answer.decode(_Models).data
-        bases = [name for card in cards if card.parent is None for name in (card.id, card.root) if name]
-        loaded = {card.id: card.root or "" for card in cards if card.parent is not None}
-        return tuple(dict.fromkeys(bases)), loaded
 
     def _is_paused(self) -> bool:
         return self._development(self._http.get("/is_paused")).decode(_Paused).is_paused

@@ -47,7 +47,6 @@ class HoldfastRendezvous(RendezvousHandler):
         self._agent = agent
         self._signals = Signals(agent)
         self._heard = True  # nobody's workers have failed before the first round
-        self._begun = False
 
     def get_backend(self) -> str:
         return BACKEND

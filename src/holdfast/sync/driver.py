@@ -49,7 +49,6 @@ logger = logging.getLogger(__name__)
 
 ACTIONS_MAX = 50  # in one turn, so that no channel keeps the others waiting for ever
 SLOW_LOOKS_MAX = 3
-SETUP_S = 5.0
 STILL_S = 60.0  # how often a state is told though it has not changed: the end of an event file tells of all servers
 
 
