@@ -249,7 +249,7 @@ def test_13_a_coordinator_that_was_frozen_finds_itself_replaced_in_both_parts(
     second = job.wait_for_round({"n3": 0, "n2": 1}, after=first)
     job["n1"].wake()
     job["n1"].wait_for("parked")
-    assert not job["n1"].workers()
+    job.wait(lambda: not job["n1"].workers(), "the workers of n1 live on")
     job.wait_for_steps(50)
     assert set(job.rounds()) == {first, second}
     assert [event.event for event in job["n1"].events()].count("round_committed") == 1
