@@ -7,6 +7,7 @@ lives is told as the protocol tells it, by beats that change while they are watc
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -27,18 +28,19 @@ SILENT_AFTER_BEATS = 3.0
 
 
 class Survey(msgspec.Struct, frozen=True):
-    """One look at a channel, in the order in which a sweeper looks."""
+    """One look at a channel, as a sweeper looks. `line`: what a consumer may be given, oldest first."""
 
     lineage: Lineage
     versions: frozenset[Version]
     consumers: dict[Incarnation, Seen[ConsumerRecord]]
     sweepers: dict[str, Seen[SweeperRecord]]
     pinned: frozenset[Version]
+    line: tuple[Version, ...]
 
     @property
     def newest(self) -> Version | None:
         """What a fresh consumer would be given now."""
-        return next(iter(candidates(self.lineage, self.versions)), None)
+        return self.line[-1] if self.line else None
 
     def holders(self, version: Version) -> list[str]:
         """The consumers' lives whose files hold `version`."""
@@ -75,7 +77,15 @@ class Survey(msgspec.Struct, frozen=True):
 def survey(channel: Channel) -> Survey:
     """Look once: claims, versions, consumers, sweepers, pins, each part read afresh."""
     observer = channel.observer()
-    return Survey(observer.lineage(), observer.versions(), observer.consumers(), observer.sweepers(), observer.pins())
+    lineage, versions = observer.lineage(), observer.versions()
+    return Survey(
+        lineage,
+        versions,
+        observer.consumers(),
+        observer.sweepers(),
+        observer.pins(),
+        candidates(lineage, versions)[::-1],
+    )
 
 
 class Life(msgspec.Struct, frozen=True, kw_only=True):
@@ -273,7 +283,6 @@ class StatusReader:
         if record is None:
             return ConsumerStatus(name=life.name, incarnation=key, life=alive, in_place=True)
         uses = versions_in(record.serving) or versions_in((record.acknowledged,) if record.acknowledged else ())
-        line = candidates(seen.lineage, seen.versions)
         best = max((version for version in uses if version in seen.lineage), default=None)
         known = best is not None and seen.newest is not None
         return ConsumerStatus(
@@ -284,7 +293,7 @@ class StatusReader:
             holds=[str(version) for version in sorted(versions_in(record.holds))],
             serving=[str(version) for version in sorted(versions_in(record.serving))],
             acknowledged=record.acknowledged if record.acknowledged and parse_version(record.acknowledged) else None,
-            behind_versions=sum(version > best for version in line) if known and best is not None else None,
+            behind_versions=len(seen.line) - bisect_right(seen.line, best) if known and best is not None else None,
             behind_steps=seen.newest.step - best.step if best is not None and seen.newest is not None else None,
             outside_lineage=bool(uses) and best is None,
             refused=dict(record.refused),
@@ -309,6 +318,10 @@ class StatusReader:
         ageless = msgspec.structs.replace(policy, min_age_s=0.0)
         expired = frozenset(key for sweeper in sweepers for key in sweeper.expired)
         verdicts = self._channel.sweeper(ageless).plan(expired)
+        announced: dict[Version, list[str]] = {}
+        for key, found in sorted(seen.sweepers.items()):
+            for version in versions_in(found.record.tombstones) if found.record is not None else ():
+                announced.setdefault(version, []).append(key)
         rows = []
         for version in sorted(seen.versions, reverse=True):
             verdict = verdicts.get(str(version))
@@ -323,7 +336,7 @@ class StatusReader:
                     in_lineage=version in seen.lineage,
                     stays=verdict.stays,
                     reason=verdict.reason + old,
-                    tombstoned_by=seen.tombstoned_by(version),
+                    tombstoned_by=announced.get(version, []),
                 )
             )
         return rows

@@ -20,7 +20,7 @@ LOOK, CHANGE, CHECK = Group("Look", sort_key=1), Group("Change", sort_key=2), Gr
 RUN = Group("Run", sort_key=4)
 # Where each command is, and its line in `holdfast --help`, which imports none of them.
 COMMANDS = {
-    "status": ("holdfast.cli.status:status", LOOK, "Who serves and holds what; what goes next, and why."),
+    "status": ("holdfast.cli.status:status", LOOK, "One screen of a run: job, servers, channel; what goes next."),
     "ls": ("holdfast.cli.listing:ls", LOOK, "List the versions of a channel."),
     "show": ("holdfast.cli.listing:show", LOOK, "Show one version: its manifest, files and holders."),
     "publish": ("holdfast.cli.publishing:publish", CHANGE, "Publish a directory as a new version."),

@@ -137,11 +137,11 @@ def console(*, stderr: bool = False) -> Console:
     )
 
 
-def text(value: object, style: str = "") -> Text:
-    """A cell: harmless text."""
+def text(value: object, style: str = "", *, cut: bool = False) -> Text:
+    """A cell: harmless text; with `cut` on one line, whatever does not fit is left out."""
     from rich.text import Text
 
-    return Text(clean(value), style=style)
+    return Text(clean(value), style=style, no_wrap=True if cut else None, overflow="ellipsis" if cut else None)
 
 
 def table(*headers: str, right: Sequence[str] = (), fixed: Sequence[str] = ()) -> Table:
