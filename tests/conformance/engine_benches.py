@@ -57,7 +57,6 @@ class Bench:
     with_token: Callable[[str | None], Engine] | None = None
     restart: Callable[[], None] | None = None
     refuses_base: bool = True
-    lists_paths: bool = True
 
 
 def fake_bench(kind: str, path: pathlib.Path, stack: contextlib.ExitStack) -> Bench:

@@ -295,11 +295,6 @@ class Consumers:
             return False
         return head.version not in versions_of(present & actor.file.now)
 
-    def _of_interest(self, actor: Actor, reading: Reading) -> Reading:
-        """Only the tombstones of what is being taken are asked for in the end."""
-        wanted = actor.machine.holds
-        return reading._replace(tombstones=reading.tombstones & mask_of(wanted))
-
     def _has_read(self, actor: Actor, reading: Reading) -> tuple[Actor, str]:
         head, actor = actor.todo[0], actor._replace(todo=actor.todo[1:])
         if isinstance(head, consume.CheckLease):

@@ -772,7 +772,7 @@ ACROSS = (
         "            check_start()\n",
         "",
         (
-            "tests/spec/test_publisher.py::test_a_claimant_that_was_taken_for_dead_before_its_claim_looks_again_at_what_it_starts_from",
+            f"{SPEC_PUBLISHER}::test_a_claimant_that_was_taken_for_dead_before_its_claim_looks_again_at_what_it_starts_from",
         ),
     ),
     _mutant(
@@ -781,7 +781,7 @@ ACROSS = (
         "channel/copies.py",
         "        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)\n",
         "",
-        ("tests/spec/test_consumer.py::test_two_live_processes_of_one_name_never_touch_each_others_copies",),
+        (f"{SPEC_CONSUMER}::test_two_live_processes_of_one_name_never_touch_each_others_copies",),
     ),
 )
 

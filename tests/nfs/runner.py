@@ -24,7 +24,6 @@ from collections.abc import Sequence
 
 APT = "user-mode-linux nfs-kernel-server rpcbind e2fsprogs iproute2 kmod gcc libc6-dev"
 VERSIONS = ("4.2", "3")
-SIDES = (pathlib.Path("/mnt/a"), pathlib.Path("/mnt/b"))
 
 _PROGRAMS = ("linux.uml", "exportfs", "rpc.nfsd", "rpcbind", "mkfs.ext4", "ip", "modprobe", "cc")
 _HERE = pathlib.Path(__file__).resolve().parent

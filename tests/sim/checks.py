@@ -44,8 +44,6 @@ class Checks:
         self.blamed: dict[str, set[str]] = {}
         self.history: list[Control] = []
         self.committed_s: list[float] = []
-        self.outcome_s = 0.0
-        self.founded = 0
         self.term_s = 0.0
         self.deaf_term: dict[str, float] = {}
         self.last_proposed, self.proposed_s, self.pending = "", 0.0, False
@@ -61,7 +59,6 @@ class Checks:
     def changed(self, before: Control | None, after: Control, writer: str) -> None:
         """M3, M4, M5 and what a commit needs."""
         if before is None:
-            self.founded += 1
             self.want(after.coordinator == writer and after.term == 1 and after.round == 0, "founded by somebody else")
         else:
             self._transition(before, after, writer)
@@ -72,7 +69,6 @@ class Checks:
         if after.round > 0 and (before is None or after.round != before.round):
             self._committed(before, after)
         if after.outcome is not None:
-            self.outcome_s = self.world.now_s
             self._ended(after)
 
     def _transition(self, before: Control, after: Control, writer: str) -> None:

@@ -257,7 +257,6 @@ class SimNode:
         self.watch_due_s = 0.0
         self.watch_slept_s: float | None = None
         self.turn_s = math.inf
-        self.notified_s = math.inf
         # the main thread
         self.doing = "waiting"
         self.seat: Seat | None = None

@@ -64,9 +64,6 @@ class Entry:
             self.count, self.since_s = self.count_at(now_s), self.changed_s(now_s)
         self.beating = beating
 
-    def set_pace(self, every_s: float, now_s: float) -> None:
-        self.count, self.since_s, self.every_s = self.count_at(now_s), self.changed_s(now_s), every_s
-
 
 class Cell(msgspec.Struct, frozen=True):
     control: Control

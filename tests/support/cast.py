@@ -48,11 +48,6 @@ class Role:
         assert answer, f"it ended with {self._process.wait(WAIT_S)}"
         return answer.strip()
 
-    def is_busy(self) -> bool:
-        """Whether it has not answered yet."""
-        assert self._process.stdout is not None
-        return not select.select([self._process.stdout], [], [], 0.0)[0]
-
     def freeze(self) -> None:
         self._process.send_signal(signal.SIGSTOP)
 

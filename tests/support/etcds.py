@@ -121,11 +121,6 @@ class Etcd:
         self.kill()
         self.start(cluster)
 
-    def wipe(self) -> None:
-        """Kill it, and its disk is lost."""
-        self.kill()
-        shutil.rmtree(self.directory)
-
 
 @contextlib.contextmanager
 def one_etcd(root: pathlib.Path, *, more: Sequence[str] = (), scheme: str = "http") -> Iterator[Etcd]:
