@@ -159,7 +159,9 @@ def _nodes(events: pathlib.Path, story: Story) -> None:
     first = Change(1, story.begin_s - 1.0, 0.0, 0.8, 0.3, 0, "", "")
     _change(chief, files, first, seats, story.spares)
     for change in story.changes:
-        files[change.lost].say(change.runs_s + 20.0, "parked", "its place was taken; waits as a spare")
+        files[change.lost].close(change.round)
+        files[change.lost] = File(events, f"agent-{change.lost}", START_S - 500.0)
+        files[change.lost].say(change.runs_s + 0.6 * story.scale.step_s + 3.0, "parked", "waits for a seat")
         seats[change.rank] = change.spare
         _change(chief, files, change, seats, [name for name in files if name not in seats])
     chief.say(story.end_s, "outcome", "all nodes are done", ending="succeeded", code=0)

@@ -28,6 +28,8 @@ COMMANDS = {
     "unpin": ("holdfast.cli.keeping:unpin", CHANGE, "Let a pinned version go by the usual rules."),
     "sweep": ("holdfast.cli.sweeping:sweep", CHANGE, "Delete what nobody needs."),
     "verify": ("holdfast.cli.verifying:verify", CHECK, "Read versions whole and check every byte."),
+    "report": ("holdfast.cli.reporting:report", LOOK, "Write a run down as one HTML page."),
+    "trace": ("holdfast.cli.reporting:trace", LOOK, "Write a run down as a trace for Perfetto."),
     "doctor": ("holdfast.cli.doctor:doctor", CHECK, "Find out what a file system can do."),
     "members": ("holdfast.cli.membership:members", LOOK, "Who trains and who is spare in a job, and why."),
     "drain": ("holdfast.cli.membership:drain", CHANGE, "Take a node out of a job; a spare takes its place."),

@@ -98,10 +98,12 @@ class Gathering:
         """What all that was read makes."""
         self.activity_s = array("d", sorted(self.activity_s))
         rounds = self.rounds.tell(self.activity_s)
+        replaced: dict[str, list[float]] = {}
         for round_ in rounds:
             for member, why in list(round_.replaced.items()):
                 self._trouble("node_replaced", clip(member), round_.committed_s, "", why)
-        lanes, start_s, end_s = weave(self.strands, self._trouble_of_clock, BARS_MAX)
+                replaced.setdefault(f"agent-{member.rpartition('.')[0]}", []).append(round_.start_s)
+        lanes, start_s, end_s = weave(self.strands, self._trouble_of_clock, replaced, BARS_MAX)
         if self.rounds.left_out:
             self.left_out["rounds"] = self.rounds.left_out
         return Run(
@@ -140,10 +142,14 @@ class Gathering:
         strand = self._strand(process, item.server)
         if item.server:
             strand.touch(item.start_s + item.took_s)
+        text = f"{item.version}  {item.reason}" if item.version else item.reason
+        if item.open:
+            strand.open.append((item.kind, item.start_s, text))
+            return
         bars = strand.bars.get(item.kind)
         if bars is None:
             bars = strand.bars[item.kind] = Bars(self._limit)
-        bars.add(item.start_s, item.took_s, f"{item.version}  {item.reason}" if item.version else item.reason)
+        bars.add(item.start_s, item.took_s, text)
 
     def _hear(self, event: Event, at_s: float) -> None:
         """What counts for the run as a whole."""

@@ -44,6 +44,7 @@ MARKS = {
     "outcome": "outcome",
     "fault": "fault, on purpose",
     "recovered": "recovered",
+    "measured": "measured a step",
     "trouble": "anomaly",
     "note": "other event",
 }
@@ -63,6 +64,7 @@ SERVER_STATES = {
 }
 LOADS = frozenset({"load", "reload"})
 MARK_OF = {
+    "measured": "measured",
     "claimed": "claimed",
     "published": "published",
     "acknowledged": "acknowledged",
@@ -112,7 +114,7 @@ TROUBLES = {
 }
 # Told, and not drawn: what they say is in other bars and marks.
 SILENT = frozenset(
-    {"waiting", "registered", "taken_over", "given", "released", "closed", "garbage", "buried", "measured", "tombstone"}
+    {"waiting", "registered", "taken_over", "given", "released", "closed", "garbage", "buried", "tombstone"}
     | {"server_state", "engine_did", "left", "store_back"}
 )
 

@@ -78,7 +78,7 @@ class Rounds:
             number=key[0],
             plan=key[1],
             kind=_kind(first, fields, replaced),
-            reason=said.reason,
+            reason=said.reason.removeprefix(f"round {key[0]}: "),
             coordinator=said.process,
             start_s=said.at_s - before_s,
             committed_s=said.at_s,

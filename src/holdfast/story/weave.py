@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
@@ -17,12 +17,18 @@ _PIECES = re.compile(r"([^0-9]*)([0-9]{0,18})")
 
 
 class Strand(msgspec.Struct):
-    """One file's part of one lane; `server` names the lane within a process that has several, or is ""."""
+    """One file's part of one lane.
+
+    Attributes:
+        server: names the lane within a process that has several, or "".
+        open: (kind, start_s, text) of what had not ended where the file ends.
+    """
 
     process: str
     server: str
     group: str
     bars: dict[str, Bars] = {}
+    open: list[tuple[str, float, str]] = []
     first_s: float = float("inf")
     last_s: float = float("-inf")
     num: int = 0
@@ -35,11 +41,12 @@ class Strand(msgspec.Struct):
 
 
 def weave(
-    strands: Sequence[Strand], far: Callable[[Strand, str], None], bars_max: int
+    strands: Sequence[Strand], far: Callable[[Strand, str], None], replaced: Mapping[str, list[float]], bars_max: int
 ) -> tuple[tuple[Lane, ...], float, float]:
     """The lanes, sorted by group and name, with `bars_max` bars at most, and the first and last second of the run.
 
-    A strand whose clock is a month and more away from most events is left out, and `far` is told of it.
+    A strand whose clock is a month and more away from most events is left out, and `far` is told of it. What was open
+    where a file ends goes on until the same process begins another, is `replaced` (process -> when), or the run ends.
     """
     if not strands:
         return (), 0.0, 0.0
@@ -50,10 +57,14 @@ def weave(
             near.append(strand)
         else:
             far(strand, f"by {strand.first_s - middle_s:+.0f} s; what it did is not drawn")
+    end_s = max(s.last_s for s in near)
+    rows = [row for named in _by_name(near).values() for row in _rows(named)][:LANES_MAX]
+    for row, _ in rows:
+        _end_what_is_open(row, replaced.get(row[0].process, []), end_s)
     _shrink(near, bars_max)
-    lanes = [lane for named in _by_name(near).values() for lane in _rows(named)][:LANES_MAX]
+    lanes = [_lane(row, number) for row, number in rows]
     lanes.sort(key=lambda lane: (GROUPS.index(lane.group), _natural(lane.name)))
-    return tuple(lanes), min(s.first_s for s in near), max(s.last_s for s in near)
+    return tuple(lanes), min(s.first_s for s in near), end_s
 
 
 def _middle(strands: Sequence[Strand]) -> float:
@@ -81,18 +92,18 @@ def _shrink(strands: Sequence[Strand], bars_max: int) -> None:
 def _by_name(strands: Sequence[Strand]) -> dict[tuple[str, str], list[Strand]]:
     named: dict[tuple[str, str], list[Strand]] = {}
     for strand in strands:
-        if strand.bars or not strand.server:
+        if strand.bars or strand.open or not strand.server:
             named.setdefault((strand.process, strand.server), []).append(strand)
     servers = {process for process, server in named if server}
     # Beside the lanes of its servers a sync process has nothing of its own to show, most of the time.
     return {
         key: strands
         for key, strands in named.items()
-        if key[1] or key[0] not in servers or any(strand.bars for strand in strands)
+        if key[1] or key[0] not in servers or any(strand.bars or strand.open for strand in strands)
     }
 
 
-def _rows(strands: list[Strand]) -> list[Lane]:
+def _rows(strands: list[Strand]) -> list[tuple[list[Strand], int]]:
     """One lane for lives that follow each other; one more for each that lives at the same time as another."""
     rows: list[list[Strand]] = []
     for strand in sorted(strands, key=lambda strand: strand.first_s):
@@ -101,7 +112,18 @@ def _rows(strands: list[Strand]) -> list[Lane]:
             rows.append([strand])
         else:
             free.append(strand)
-    return [_lane(row, number) for number, row in enumerate(rows, 1)]
+    return [(row, number) for number, row in enumerate(rows, 1)]
+
+
+def _end_what_is_open(row: list[Strand], replaced_s: list[float], end_s: float) -> None:
+    begins_s = [strand.first_s for strand in row[1:]] + [end_s]
+    for strand, next_s in zip(row, begins_s, strict=True):
+        for kind, start_s, text in strand.open:
+            stops_s = min((at_s for at_s in replaced_s if at_s >= start_s), default=next_s)
+            took_s = max(0.0, min(stops_s, next_s) - start_s)
+            if kind not in strand.bars:
+                strand.bars[kind] = Bars(1)
+            strand.bars[kind].add(start_s, took_s, text)
 
 
 def _lane(row: list[Strand], number: int) -> Lane:
@@ -110,7 +132,7 @@ def _lane(row: list[Strand], number: int) -> Lane:
         for kind, more in strand.bars.items():
             bars.setdefault(kind, []).extend(more.bars)
     first = row[0]
-    name = f"{first.process} {first.server}".strip()
+    name = f"{first.process} {first.server.removeprefix('http://')}".strip()
     return Lane(
         name=name if number == 1 else f"{name} #{number}",
         group=first.group,
