@@ -7,6 +7,8 @@ SHELL := /bin/bash
 
 PYTHON ?= python3
 ARGS ?=
+ENGINE ?= serve
+STORE ?= tcp
 VENV := .venv
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip --disable-pip-version-check --no-input -qq
@@ -69,8 +71,8 @@ $(TRL_STAMP): $(STAMP)
 	@$(TRL_VENV)/bin/python -c 'import trl'
 	@touch $@
 
-demo: $(STAMP) ## train, publish, serve, crash, resume: under two minutes
-	@$(RUN) -m examples.demo.main $(ARGS)
+demo: $(STAMP) $(if $(filter vllm,$(ENGINE)),vllm-venv) ## an RL job that is broken on purpose, and goes on: two to three minutes (ENGINE=vllm, STORE=etcd)
+	@$(RUN) -m examples.demo.main --engine $(ENGINE) --store $(STORE) $(ARGS)
 
 test: $(STAMP) ## the fast tests, without root: under five minutes on two cores
 	@$(RUN) -m pytest -q -n 4 $(ARGS)

@@ -1,1 +1,1 @@
-"""The main job in small: `python -m examples.demo.main`; see main.py for the story that it tells."""
+"""The RL job of `examples.rl` on one machine, broken on purpose while it trains."""

@@ -1,204 +1,158 @@
-"""The main job in small, with everything that goes wrong in a long one. Nothing is downloaded.
+"""The main job in small: an RL post-training that is broken on purpose while it trains, and goes on.
 
-    make demo                                     or: python -m examples.demo.main [--keep DIRECTORY] [--quick]
+    make demo                     or: python -m examples.demo.main [--keep DIRECTORY] [--faults LIST] …
 
-A trainer teaches a small language model's adapter to write like the documentation of Python's own library, and
-publishes it every few steps. There are two inference hosts. On each, `holdfast serve` answers over HTTP, `holdfast
-sync` brings it the versions while the training runs, on one host in place, on the other from verified copies, and a
-client measures each version that is served. Meanwhile
+Two trainer nodes and a spare under `holdfast run`, an orchestrator, two inference servers with `holdfast sync` beside
+them, one channel: the scripts are those of `examples/rl`, unchanged. Meanwhile (`--faults`, in this order)
 
-  1. trainer 1 is killed (-9) in the middle of a publish. Trainer 2 resumes from the last checkpoint, which is older
-     than the newest version: a rewind, which both servers follow;
-  2. the host of inference-a is frozen while trainer 2 publishes version after version and keeps only the newest;
-  3. trainer 2 is frozen in the middle of a publish and replaced by trainer 3; then it wakes up, a zombie, and goes on;
-  4. sync is ended, and the servers go on without it;
-  5. a bit flips in the newest version, and a host that comes late looks for something to load.
+    server   an inference server is killed (-9), and started again
+    kill     the trainer's first node is killed (-9), agent and workers, in the middle of a publish
+    stall    the orchestrator hangs while the trainer publishes on
+    corrupt  a version with a wrong bit is planted as the newest of all
+    zombie   the trainer's first node freezes in the middle of a publish, is replaced, wakes up and goes on publishing
+    member   (with --store etcd) one of the three members of the store is killed (-9)
 
-The exit code is 0 only if every claim of the last table held.
+The exit code is 0 only if every claim of the last table holds.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import json
 import pathlib
-import platform
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from types import FrameType
 
 import holdfast
-from examples.demo import report
-from examples.demo.cast import LIMIT_S, Cast, DemoFailed, Process
-from examples.demo.host import Host, start_hosts
-from examples.demo.plan import QUICK, SERVERS, Places, Plan
+from examples.demo.faults import Faults
+from examples.demo.processes import Cast, DemoFailed
+from examples.demo.stage import HOSTS, NODES, Options, Stage
+from examples.demo.summary import claims, figures
+from examples.demo.watching import Watch
+from examples.rl.config import Config, Run
 
-WEIGHTS = "adapter_model.safetensors"
-
-
-class Demo:
-    """The director: kills, freezes and wakes the others, and looks at the channel from outside."""
-
-    def __init__(self, places: Places, plan: Plan, cast: Cast) -> None:
-        self.places = places
-        self.plan = plan
-        self.cast = cast
-        self.channel = holdfast.Channel(places.channel)
-        self.witnessed = report.Witnessed()
-
-    def play(self) -> None:
-        plan, start = self.plan, self.cast.start
-        steps = f"{plan.warm_up_steps} steps on the documentation strings of Python {platform.python_version()}"
-        self.cast.say(f"a base model is made ({steps})")
-        self.channel.open(create=True)
-        base = start("base", "model")
-        first = start("trainer-1", "trainer", 1, plan.kill_at)
-        self.cast.wait_for("the base model", lambda: base.code == 0)
-        a, b = start_hosts(self.cast, {SERVERS[0]: "off", SERVERS[1]: self.places.stage})
-        self.places.servers_ready.touch()
-        self.kill_in_the_middle(first, a, b)
-        second = start("trainer-2", "trainer", 2, plan.zombie_at, plan.freeze_at)
-        self.freeze_a_host(second, a, b)
-        third = start("trainer-3", "trainer", 3)
-        self.wake_the_zombie(second, a, b)
-        self.cast.wait_for("the end", lambda: all(each.code is not None for each in (third, a.client, b.client)))
-        self.end_sync_before_its_server(a, b)
-        self.come_late(third)
-        self.look_around()
-
-    def kill_in_the_middle(self, trainer: Process, a: Host, b: Host) -> None:
-        cast, step = self.cast, self.plan.kill_at
-        last = step - self.plan.publish_every
-        cast.wait_for("trainer 1 to stand in the middle of a publish", trainer.is_stopped)
-        cast.wait_for("both servers to serve its last version", lambda: a.used(1, last) and b.used(1, last))
-        self.witnessed.torn = self._staged(1)
-        cast.say(f"trainer-1 stands in the middle of publishing step {step}; so far: {self.witnessed.torn}")
-        cast.say("trainer-1 is killed (-9)")
-        cast.may_fail(trainer)
-        trainer.end()
-
-    def freeze_a_host(self, trainer: Process, a: Host, b: Host) -> None:
-        cast, before = self.cast, self.plan.freeze_at - self.plan.publish_every
-        last = self.plan.zombie_at - self.plan.publish_every
-        cast.wait_for("inference-a to follow trainer 2", lambda: a.used(2, before))
-        a.freeze()
-        began_s, holds = time.monotonic(), self._holds(a.name)
-        cast.say(f"the host of {a.name} is frozen; it holds {report.names(holds)}")
-        self.places.host_frozen.touch()
-        cast.wait_for("trainer 2 to stand in the middle of a publish", trainer.is_stopped)
-        cast.wait_for("inference-b to serve its last version", lambda: b.used(2, last))
-        there = self._there()
-        meanwhile = {said.version for said in trainer.said("published") if said.at_s > began_s}
-        self.witnessed.frozen_s = time.monotonic() - began_s
-        self.witnessed.frozen_holds = {version: version in there for version in holds}
-        self.witnessed.frozen_published = len(meanwhile)
-        self.witnessed.frozen_swept = len(meanwhile - there)
-        cast.say(
-            f"the host of {a.name} is woken after {self.witnessed.frozen_s:.0f} s; {len(meanwhile)} versions were "
-            f"published and {len(meanwhile - there)} of these swept again"
-        )
-        a.wake()
-        cast.wait_for("inference-a to go on", lambda: a.used(2, last))
-
-    def wake_the_zombie(self, zombie: Process, a: Host, b: Host) -> None:
-        cast = self.cast
-        cast.say(f"trainer-2 is frozen in the middle of publishing step {self.plan.zombie_at}; trainer-3 takes over")
-        cast.wait_for("both servers to follow trainer 3", lambda: a.used(3, 0) and b.used(3, 0))
-        cast.say("trainer-2 wakes up and goes on publishing")
-        cast.may_fail(zombie)
-        zombie.signal(signal.SIGCONT)
-        cast.wait_for("the zombie to end", lambda: zombie.code is not None)
-
-    def end_sync_before_its_server(self, a: Host, b: Host) -> None:
-        """Whoever updates the sync process of a host in production leaves its server as it is."""
-        self.cast.terminate(a.sync, b.sync)
-        self.cast.say("sync has ended on both hosts; the servers are asked once more")
-        self.witnessed.served_alone = {host.name: host.serves_as_before() for host in (a, b)}
-        self.cast.terminate(a.server, b.server)
-
-    def come_late(self, trainer: Process) -> None:
-        """A bit flips in the newest version; a host that comes late refuses it, and is given the one before."""
-        newest = trainer.said("published")[-1].version
-        late = self.channel.consumer("latecomer", stage=self.places.stage, patience_s=1.0)
-        with _a_wrong_bit(self.places.channel / "versions" / newest / WEIGHTS), late:
-            self.cast.say(f"a bit flips in {report.names([newest])}, and a host comes late")
-            self.witnessed.late_given = str(late.take(timeout_s=LIMIT_S) or "")
-            seen = self.channel.observer().consumers()
-            records = [each.record for life, each in seen.items() if life.name == "latecomer" and each.record]
-            self.witnessed.late_refused = {name: why for record in records for name, why in record.refused.items()}
-
-    def look_around(self) -> None:
-        """What is left in the channel when everybody has gone, after one more sweep."""
-        with self.channel.sweeper(self.plan.retention) as sweeper:
-            self.witnessed.left = sweeper.sweep().reasons
-        self.witnessed.garbage = self._staged(None)
-        self.witnessed.codes = {name: process.code for name, process in self.cast.all.items()}
-
-    def _there(self) -> set[str]:
-        return {str(version) for version in self.channel.observer().versions()}
-
-    def _holds(self, name: str) -> set[str]:
-        """What a consumer holds, as its file in the channel says."""
-        seen = self.channel.observer().consumers()
-        return {hold for life, each in seen.items() if life.name == name and each.record for hold in each.record.holds}
-
-    def _staged(self, cycle: int | None) -> str:
-        """The files that lie unfinished in staging/, of one cycle's publisher or of all, in words."""
-        pattern = f"c{cycle:06d}-*" if cycle is not None else "*"
-        places = sorted((self.places.channel / "staging").glob(pattern))
-        files = [file for place in places for file in sorted(place.rglob("*")) if file.is_file()]
-        return ", ".join(f"{file.name} ({file.stat().st_size:,} bytes)" for file in files)
+# Each with the part of the training after which it happens.
+FAULTS = {"server": 0.08, "kill": 0.2, "stall": 0.4, "corrupt": 0.5, "member": 0.55, "zombie": 0.6}
+QUICK = Config(steps=30, learning_rate=2e-3)
+KEPT_RUNS = 3
+PREFIX = "holdfast-demo-"
 
 
-@contextmanager
-def _a_wrong_bit(path: pathlib.Path) -> Iterator[None]:
-    """Inside of the `with` block one bit of the file is wrong."""
-    right = path.read_bytes()
-    wrong = bytearray(right)
-    wrong[len(wrong) // 2] ^= 1
-    path.write_bytes(wrong)
+def play(run: Run, cast: Cast, options: Options, faults: list[str]) -> int:
+    """The whole job; the demo's exit code."""
+    stage = Stage(run, cast, options)
+    cast.say(
+        f"two trainer nodes and a spare, two servers ({options.engine}), an orchestrator; logs: {run.root / 'logs'}"
+    )
+    stage.make_base()
+    cast.say("the base model is made")
+    stage.set_up()
+    watch = Watch(run, stage.trainer_channel)
+    events = watch.channel.event_log("demo")
+    breaker = Faults(stage, cast, watch, events)
+    survived = []
+    for fault in sorted(faults, key=FAULTS.__getitem__):
+        step = max(2, round(FAULTS[fault] * run.config.steps))
+        cast.wait_for(f"step {step}", lambda step=step: watch.reached(step))  # type: ignore[misc]
+        line = breaker.at(fault)()
+        events.emit("survived", line)
+        cast.say(f"survived: {line}")
+        survived.append(line)
+    cast.wait_for_ends("orchestrator", *NODES)
+    cast.say("the training has ended; servers and store are told to end")
+    cast.terminate(*(f"sync-{host}" for host in HOSTS), *(f"serve-{host}" for host in HOSTS), *stage.controls)
+    events.close()
+    return conclude(watch, cast, survived, breaker.planted)
+
+
+def conclude(watch: Watch, cast: Cast, survived: list[str], planted: str) -> int:
+    print("\nsurvived" if survived else "\nnothing was broken")
+    for line in survived:
+        print(f"  {line}")
+    print(f"\n{figures(watch)}\n\nclaims")
+    every = list(claims(watch, cast.all, planted))
+    for claim in every:
+        print(f"  {'yes' if claim.holds else 'NO ':3}  {claim.text}: {claim.evidence}")
+    held = all(claim.holds for claim in every)
+    print(f"\n{'every claim holds' if held else 'NOT every claim holds'}, in {cast.took_s:.0f} s")
+    return 0 if held else 1
+
+
+def report(watch_path: pathlib.Path, root: pathlib.Path) -> None:
+    """The whole story as a page."""
+    page = root / "report.html"
+    words = ("report", str(watch_path), "-o", str(page))
+    done = subprocess.run(
+        [sys.executable, "-m", "holdfast.cli.main", *words], capture_output=True, text=True, check=False
+    )
+    print(f"report: {page}" if done.returncode == 0 else f"no report: {done.stderr.strip()}")
+
+
+def run_demo(root: pathlib.Path, config: Config, options: Options, faults: list[str]) -> int:
+    run = Run(root)
+    (root / "config.json").write_text(json.dumps(dataclasses.asdict(config)))
+    cast = Cast(root / "logs")
     try:
-        yield
-    finally:
-        path.write_bytes(right)
-
-
-def run(places: Places, plan: Plan) -> int:
-    places.write_plan(plan)
-    cast = Cast(places)
-    demo = Demo(places, plan, cast)
-    try:
-        demo.play()
+        code = play(run, cast, options, faults)
     except (DemoFailed, holdfast.HoldfastError) as error:
         print(f"\nthe demo failed: {error}", file=sys.stderr)
-        return 1
+        code = 1
     finally:
-        cast.end_all()
-    return report.conclude(places, plan, demo.witnessed, cast.took_s)
+        left = cast.end_all()
+    if left and code == 0:
+        print(f"{len(left)} processes were still running", file=sys.stderr)
+        code = 1
+    report(options.trainer_channel or run.channel, root)
+    print(f"kept: {root}; `holdfast status {options.trainer_channel or run.channel}` shows its end")
+    return code
+
+
+def new_root() -> pathlib.Path:
+    """A directory for this run; of earlier ones only the newest stay."""
+    place = pathlib.Path(tempfile.gettempdir())
+    mine = [path for path in place.glob(f"{PREFIX}*") if path.owner() == pathlib.Path.home().owner() or True]
+    for old in sorted(mine, key=lambda path: path.stat().st_mtime)[: -(KEPT_RUNS - 1)]:
+        shutil.rmtree(old, ignore_errors=True)
+    return pathlib.Path(tempfile.mkdtemp(prefix=PREFIX))
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="demo", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--keep", type=pathlib.Path, metavar="DIRECTORY", help="run in this new directory and keep it")
-    parser.add_argument("--quick", action="store_true", help="a much smaller model, for tests")
+    parser.add_argument("--keep", type=pathlib.Path, metavar="DIRECTORY", help="run in this new directory")
+    parser.add_argument("--engine", choices=("serve", "vllm"), default="serve", help="vllm: needs `make vllm-venv`")
+    parser.add_argument("--store", choices=("tcp", "etcd"), default="tcp", help="etcd: needs an etcd binary")
+    parser.add_argument("--faults", default="all", help="all, none, or some of them with commas")
+    parser.add_argument("--steps", type=int, help="how long to train")
+    parser.add_argument("--quick", action="store_true", help="a smaller model and fewer steps, for tests")
+    parser.add_argument("--trainer-channel", type=pathlib.Path, help="where trainers see the channel")
+    parser.add_argument("--server-channel", type=pathlib.Path, help="where servers see the same channel: another mount")
     arguments = parser.parse_args()
-    plan = QUICK if arguments.quick else Plan()
+    faults = {"all": [name for name in FAULTS if name != "member" or arguments.store == "etcd"], "none": []}.get(
+        arguments.faults, arguments.faults.split(",")
+    )
+    if unknown := set(faults) - FAULTS.keys():
+        parser.error(f"unknown faults: {', '.join(sorted(unknown))}; there are {', '.join(FAULTS)}")
+    if "member" in faults and arguments.store != "etcd":
+        parser.error("member needs --store etcd")
+    if arguments.keep is not None and arguments.keep.exists():
+        parser.error(f"{arguments.keep} is there already")
     if arguments.keep is not None:
-        if arguments.keep.exists():
-            parser.error(f"{arguments.keep} is there already")
-        places = Places(arguments.keep.resolve())
-        code = run(places, plan)
-        print(f"kept: {places.root}; `holdfast status {places.channel}` shows its channel")
-        return code
-    root = tempfile.mkdtemp(prefix="holdfast-demo-")
-    try:
-        return run(Places(pathlib.Path(root)), plan)
-    finally:
-        shutil.rmtree(root, ignore_errors=True)
+        arguments.keep.mkdir(parents=True)
+    root = arguments.keep.resolve() if arguments.keep is not None else new_root()
+    config = QUICK if arguments.quick else Config()
+    config = dataclasses.replace(config, steps=arguments.steps or config.steps)
+    options = Options(
+        engine=arguments.engine,
+        store=arguments.store,
+        trainer_channel=arguments.trainer_channel,
+        server_channel=arguments.server_channel,
+    )
+    return run_demo(root, config, options, faults)
 
 
 def _terminated(number: int, _: FrameType | None) -> None:
@@ -207,7 +161,5 @@ def _terminated(number: int, _: FrameType | None) -> None:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, _terminated)
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit(128 + signal.SIGINT)
+    signal.signal(signal.SIGINT, _terminated)
+    sys.exit(main())

@@ -600,6 +600,17 @@ def test_a_copy_that_was_damaged_meanwhile_is_made_anew(place: Place, room: path
             assert (_take(again).path / "w.bin").read_text() == "1"
 
 
+def test_where_nothing_becomes_visible_late_damage_is_not_waited_out(directory: Place) -> None:
+    with directory.channel().publisher(sweep=False) as publisher, directory.channel().consumer("c") as consumer:
+        _publish(publisher, 1)
+        damaged = _publish(publisher, 2)
+        (directory.path / "versions" / str(damaged) / "w.bin").write_bytes(b"x")
+        assert _take(consumer).step == 1
+        (record,) = [seen.record for seen in directory.channel().observer().consumers().values()]
+        assert record is not None
+        assert list(record.refused) == [str(damaged)]
+
+
 def test_two_live_processes_of_one_name_never_touch_each_others_copies(place: Place, room: pathlib.Path) -> None:
     stage = room / "stage"
     with place.channel().publisher(sweep=False) as publisher:

@@ -166,7 +166,7 @@ class Channel:
         stage: str | os.PathLike[str] | None = None,
         every: bool = False,
         on_close: Literal["release", "keep"] = "release",
-        patience_s: float = 90.0,
+        patience_s: float | None = None,
         poll_s: float | None = None,
         stage_bytes: int | None = None,
     ) -> Consumer:

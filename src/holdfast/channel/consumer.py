@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from holdfast.channel.channel import Channel
 
 LOOKS_PER_LEASE = 8  # silence counts only between looks that lie close together, see core/liveness.py
+PATIENCE_S = 90.0
+PATIENCE_LOCAL_S = 1.0
 FULL_LOOK_S = 5.0  # CURRENT is only a hint: list versions/ at least this often
 
 
@@ -55,7 +57,8 @@ class Consumer:
             complete. Needed where this process cannot write to the channel, or the storage has no directories.
         every: every version of the lineage in order; default: the newest only.
         on_close: "release" ends all holds; "keep" leaves them to the next life under this name, for a lease.
-        patience_s: how long a version may stay "not visible yet" without progress before it is refused (seconds).
+        patience_s: how long a version may stay "not visible yet" without progress before it is refused (seconds);
+            default 90, or 1 where only this machine sees the channel: there nothing becomes visible late.
         poll_s: longest time between two looks (seconds); default 2 where local changes wake it, else 1.
         stage_bytes: how much the copies in `stage` may take; while there is no room for one more, nothing is given.
         in_place: False for a program that never opens the files while it holds them: it need not be seen by sweepers.
@@ -69,14 +72,15 @@ class Consumer:
         stage: str | os.PathLike[str] | None = None,
         every: bool = False,
         on_close: Literal["release", "keep"] = "release",
-        patience_s: float = 90.0,
+        patience_s: float | None = None,
         poll_s: float | None = None,
         stage_bytes: int | None = None,
         in_place: bool = True,
     ) -> None:
         if on_close not in ("release", "keep"):
             raise UsageError(f"on_close={on_close!r} is neither 'release' nor 'keep'", code="bad_on_close")
-        check_seconds("patience_s", patience_s)
+        if patience_s is not None:
+            check_seconds("patience_s", patience_s)
         if poll_s is not None and check_seconds("poll_s", poll_s) == 0.0:
             raise UsageError("poll_s=0 would never rest", code="bad_seconds", hint="give seconds above 0")
         self.channel = channel
@@ -85,7 +89,8 @@ class Consumer:
         self._waiter = Waiter(channel.store, poll_s)
         self._events = channel.event_log(f"consumer-{name}")
         staged = stage is not None
-        mode = Mode(every=every, staged=staged, in_place=in_place and not staged, patience_s=patience_s)
+        self._patience_s = patience_s
+        mode = Mode(every=every, staged=staged, in_place=in_place and not staged)
         self._life = Life(channel, name, mode, stage, self._events, self._waiter.wake, stage_bytes)
         self._observer = channel.observer()
         self._taking = threading.Lock()  # one thread takes at a time
@@ -117,9 +122,15 @@ class Consumer:
         if not self._opened:
             self.channel.open()
             self._look_s = self.channel.lease_s / LOOKS_PER_LEASE
+            self._life.be_patient(self._patience())
             self._life.begin()
             self._opened = True
             self._waiter.attach()
+
+    def _patience(self) -> float:
+        if self._patience_s is not None:
+            return self._patience_s
+        return PATIENCE_LOCAL_S if self.channel.local else PATIENCE_S
 
     def close(self) -> None:
         """End the iteration, the holds (or leave them, on_close="keep") and the beats; idempotent."""

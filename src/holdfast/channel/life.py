@@ -92,6 +92,10 @@ class Life:
                 self.given.clear()  # frozen for a lease in the middle of it: what was taken over is looked at anew
         self._beater.start(self._channel.beat_s)
 
+    def be_patient(self, patience_s: float) -> None:
+        """How long what is not visible yet is looked at again (seconds)."""
+        self.mode = msgspec.structs.replace(self.mode, patience_s=patience_s)
+
     def end(self, *, keep: bool) -> None:
         """Stop beating and leave; the holds end, or stay for the next life (`keep`)."""
         self._beater.stop()

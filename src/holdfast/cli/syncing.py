@@ -98,6 +98,8 @@ class Channels:
     "After which silence others take this process for dead (seconds)."
     poll: float | None = None
     "Longest time between two looks at a channel (seconds)."
+    patience: float | None = None
+    "How long a version that can't be read is looked at again (seconds). Default: 90; 1 on storage of this machine alone."
 
     def settings(self, paths: tuple[str, ...]) -> tuple[ChannelConfig, ...]:
         return tuple(
@@ -183,6 +185,7 @@ def _told(channels: tuple[str, ...], servers: Servers, follow: Channels, process
         visibility_bound_s=follow.visibility_bound,
         lease_s=follow.lease,
         poll_s=follow.poll,
+        patience_s=follow.patience,
     )
     return config if process.name is None else msgspec.structs.replace(config, name=process.name)
 

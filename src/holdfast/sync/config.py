@@ -141,7 +141,7 @@ class SyncConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     retire_s: float = 60.0
     visibility_bound_s: float | None = None
     lease_s: float | None = None
-    patience_s: float = 90.0
+    patience_s: float | None = None
     poll_s: float | None = None
 
     @property
