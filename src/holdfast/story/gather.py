@@ -24,8 +24,8 @@ from holdfast.story.run import Anomaly, Run, Series, Totals
 from holdfast.story.telling import NAME_CHARACTERS_MAX, FileClock, Item, Teller, clip, number
 from holdfast.story.weave import Strand, weave
 
-BARS_MAX = 40_000
-LANE_BARS_MIN, LANE_BARS_MAX = 16, 1500
+BARS_MAX = 60_000
+LANE_BARS_MIN, LANE_BARS_MAX = 100, 1500
 VERSIONS_MAX = 200_000
 SERIES_MAX = 40
 POINTS_MAX = 1200

@@ -53,6 +53,12 @@ KINDS = {
     **{name: Kind(name, label, False) for name, label in MARKS.items()},
 }
 
+# Few, and worth to be seen each: they have half of the room for themselves.
+RARE = frozenset(
+    {"claimed", "published", "coordinator", "round_proposed", "round_committed", "round_running", "outcome", "fault"}
+    | {"recovered", "trouble", "note", "unhealthy", "quarantined", "gone", "store_away"}
+)
+
 NODE_STATES = frozenset({"parked", "ready", "running", "stopping", "done", "unhealthy"})
 SERVER_STATES = {
     "ready": "serving",

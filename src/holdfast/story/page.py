@@ -107,8 +107,9 @@ def _header(run: Run, title: str) -> str:
 
 
 def _tiles(run: Run) -> str:
+    moods = {(False, False): "", (True, False): " bad", (False, True): " wide", (True, True): " bad wide"}
     made = [
-        f'<div class="tile card{" bad" if tile.bad else ""}"><dt>{_text(tile.name)}</dt>'
+        f'<div class="tile card{moods[tile.bad, bool(tile.before)]}"><dt>{_text(tile.name)}</dt>'
         f"<dd>{_text(tile.before)}{'<span class=arrow> → </span>' if tile.before else ''}{_text(tile.value)}"
         f"<small>{_text(tile.more)}</small></dd></div>"
         for tile in tiles(run)
@@ -129,9 +130,10 @@ def _timeline(run: Run) -> str:
     if not run.lanes:
         return _section("timeline", "Timeline", "", '<p class="card empty">There is no event in these files.</p>')
     body = (
-        '<div class="card"><ul class="legend" id="timeline-legend" aria-label="Legend"></ul>'
-        '<div id="timeline-plot" tabindex="0" aria-label="Timeline: plus and minus zoom, arrows move, 0 shows all">'
-        f"</div></div>{_no_script()}"
+        '<div class="card">'
+        '<div id="timeline-plot" tabindex="0" role="group" aria-label="Timeline: plus and minus zoom, arrows move">'
+        '</div><ul class="legend" id="timeline-legend" aria-label="Legend"></ul>'
+        f"</div>{_no_script()}"
     )
     return _section("timeline", "Timeline", note, body, tools)
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 
 from holdfast.story.bounded import Bars
-from holdfast.story.kinds import GROUPS
+from holdfast.story.kinds import GROUPS, RARE
 from holdfast.story.run import Bar, Lane
 
 FAR_S = 31 * 86400.0  # a run is shorter; a clock that is further off than this is wrong
@@ -80,13 +80,14 @@ def _middle(strands: Sequence[Strand]) -> float:
 
 
 def _shrink(strands: Sequence[Strand], bars_max: int) -> None:
-    """Few bars where there are few; the lanes that have the most give most."""
-    all_bars = [bars for strand in strands for bars in strand.bars.values()]
-    limit = max((len(bars.bars) for bars in all_bars), default=0)
-    while limit > 1 and sum(min(len(bars.bars), limit) for bars in all_bars) > bars_max:
-        limit = limit * 3 // 4
-    for bars in all_bars:
-        bars.shrink(min(limit, bars.limit))
+    """To `bars_max` bars; the lanes that have the most give most."""
+    for rare in (True, False):
+        some = [bars for s in strands for kind, bars in s.bars.items() if (kind in RARE) == rare]
+        limit = max((len(bars.bars) for bars in some), default=0)
+        while limit > 1 and sum(min(len(bars.bars), limit) for bars in some) > bars_max // 2:
+            limit = limit * 3 // 4
+        for bars in some:
+            bars.shrink(limit)
 
 
 def _by_name(strands: Sequence[Strand]) -> dict[tuple[str, str], list[Strand]]:

@@ -113,20 +113,22 @@ def headline(run: Run) -> tuple[str, str, str]:
 def tiles(run: Run) -> list[Tile]:
     """The numbers worth a glance; those that nobody measured are left out."""
     totals, found = run.totals, []
-    found.append(Tile(name="Versions published", value=count(totals.published), more=size(totals.published_bytes)))
-    served = f"{plural(totals.loads, 'load', 'loads')} into servers" if totals.loads else "acknowledged by a consumer"
-    found.append(Tile(name="Versions served", value=count(totals.served), more=served))
-    found.append(Tile(name="Versions swept", value=count(totals.swept), more="when nobody needed them"))
-    more = "wrong bytes, kept from servers" if totals.refused else "every version was right"
-    found.append(Tile(name="Versions refused", value=count(totals.refused), more=more, bad=totals.refused > 0))
+    found.append(
+        Tile(name="Published", value=count(totals.published), more=f"versions, {size(totals.published_bytes)}")
+    )
+    served = f"{plural(totals.loads, 'load', 'loads')} into servers" if totals.loads else "versions, acknowledged"
+    found.append(Tile(name="Served", value=count(totals.served), more=served))
+    found.append(Tile(name="Swept", value=count(totals.swept), more="versions nobody needed"))
+    more = "wrong bytes, never loaded" if totals.refused else "no wrong bytes"
+    found.append(Tile(name="Refused", value=count(totals.refused), more=more, bad=totals.refused > 0))
     if totals.serve_s is not None:
-        found.append(Tile(name="Published → served", value=lasting(totals.serve_s), more="median, first server"))
+        found.append(Tile(name="To first server", value=lasting(totals.serve_s), more="from published, median"))
     if run.rounds:
         found.append(_failovers(run))
     if totals.answered is not None or totals.failed is not None:
         failed = totals.failed or 0
-        more = f"{count(failed)} failed after retries"
-        found.append(Tile(name="Requests answered", value=count(totals.answered or 0), more=more, bad=failed > 0))
+        more = f"answered, {count(failed)} failed"
+        found.append(Tile(name="Requests", value=count(totals.answered or 0), more=more, bad=failed > 0))
     named = {series.name: series for series in run.series}
     if "reward" in named:
         found.append(_tenths("Reward", named["reward"], named.get("control_reward")))

@@ -41,13 +41,17 @@ function phaseLegend() {
   }
 }
 
-/** A centred mean over a tenth of the points; at the ends over what there is on both sides. */
+/** At each point, a straight line fitted to the tenth of the points around it; near the ends, to those that there are. */
 function smooth(points) {
-  const reach = Math.max(1, Math.floor(points.length / 20));
-  return points.map((_, at) => {
-    const half = Math.min(reach, at, points.length - 1 - at), near = points.slice(at - half, at + half + 1);
-    const weight = near.reduce((sum, p) => sum + p[4], 0);
-    return [points[at][0], near.reduce((sum, p) => sum + p[1] * p[4], 0) / weight];
+  const reach = Math.max(2, Math.floor(points.length / 20));
+  return points.map(([step], at) => {
+    let [weight, x, y, xx, xy] = [0, 0, 0, 0, 0];
+    for (let k = Math.max(0, at - reach); k <= Math.min(points.length - 1, at + reach); k++) {
+      const w = points[k][4] * (1 - (Math.abs(k - at) / (reach + 1)) ** 2), dx = points[k][0] - step;
+      weight += w; x += w * dx; y += w * points[k][1]; xx += w * dx * dx; xy += w * dx * points[k][1];
+    }
+    const spread = weight * xx - x * x;
+    return [step, spread > 1e-9 * weight * xx ? (xx * y - x * xy) / spread : y / weight];
   });
 }
 
@@ -74,8 +78,9 @@ function drawCurve(card, series, control) {
   for (const tick of niceTicks(first, last, Math.max(2, Math.floor(width / 90))).filter((step) => Number.isInteger(step))) {
     svg.append(draw("text", { x: x(tick), y: height - 6, "text-anchor": "middle" }, group(tick)));
   }
-  for (const step of lostSteps(series)) {
-    svg.append(draw("line", { class: "lost", x1: x(step), x2: x(step), y1: top, y2: bottom, stroke: "var(--red)", "stroke-dasharray": "3 3", "stroke-width": 1.2 }));
+  const lost = lostSteps(series);
+  for (const step of lost) {
+    svg.append(draw("line", { class: "lost", x1: x(step), x2: x(step), y1: top, y2: bottom, stroke: "var(--red)", "stroke-dasharray": "3 3", "stroke-width": 1.2, opacity: lost.length > 12 ? 0.4 : 1 }));
   }
   for (const one of curves.toReversed()) addCurve(svg, one, one === control, x, y);
   if (control) {

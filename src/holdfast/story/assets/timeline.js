@@ -133,9 +133,9 @@ function drawAxis(canvas) {
     ink.fillRect(from, 4, Math.max(1, to - from), 16);
     const text = `round ${round.number}`, left = Math.max(from, 0);
     for (const words of [text, String(round.number)]) {
-      if (ink.measureText(words).width + 12 > Math.min(to, width) - left) continue;
+      if (ink.measureText(words).width + 8 > Math.min(to, width) - left) continue;
       ink.fillStyle = colours["--soft"];
-      ink.fillText(words, left + 6, 12.5);
+      ink.fillText(words, left + 4, 12.5);
       break;
     }
   });
@@ -185,7 +185,8 @@ function drawLanes(one) {
   const lift = named && NARROW.matches ? 15 : 0;
   one.lanes.forEach((lane, number) => {
     const top = 3 + number * row + lift, high = row - lift;
-    for (const bar of lane.bars) drawBar(ink, bar, width, top, high);
+    const drawn = {};
+    for (const bar of lane.bars) drawBar(ink, bar, width, top, high, drawn);
     if (!named) return;
     const label = make("span", { class: "lane", title: lane.name }, lane.name);
     label.style.top = `${3 + number * row + (lift ? 1 : 4)}px`;
@@ -194,7 +195,8 @@ function drawLanes(one) {
   one.plot.append(...one.labels);
 }
 
-function drawBar(ink, bar, width, top, high) {
+/** `drawn`: where the last mark of each kind stands; one that would cover it is left to the line between them. */
+function drawBar(ink, bar, width, top, high, drawn) {
   const from = place(bar.start, width), to = place(bar.start + bar.took, width);
   if (to < -8 || from > width + 8) return;
   if (bar.kind in BAR) {
@@ -207,13 +209,16 @@ function drawBar(ink, bar, width, top, high) {
     return;
   }
   const [colour, shape] = MARK[bar.kind], y = top + high / 2;
-  if (bar.num > 1 && to - from > 3) {
+  const crowded = from - (drawn[bar.kind] ?? -99) < 6;
+  if ((bar.num > 1 && to - from > 3) || crowded) {
     ink.fillStyle = colours[colour];
     ink.globalAlpha = 0.35;
-    ink.fillRect(from, y - 1.5, to - from, 3);
+    ink.fillRect(crowded ? drawn[bar.kind] : from, y - 1.5, Math.max(1, to - (crowded ? drawn[bar.kind] : from)), 3);
     ink.globalAlpha = 1;
   }
-  for (const x of bar.num > 1 && to - from > 12 ? [from, to] : [from]) mark(ink, shape, colour, x, y, Math.max(1.5, Math.min(4.6, high / 4.5)));
+  const places = (bar.num > 1 && to - from > 12 ? [from, to] : [from]).filter((x, at) => at || !crowded);
+  for (const x of places) mark(ink, shape, colour, x, y, Math.max(1.5, Math.min(4.6, high / 4.5)));
+  drawn[bar.kind] = places.at(-1) ?? drawn[bar.kind];
 }
 
 function mark(ink, shape, colour, x, y, r) {
@@ -231,13 +236,14 @@ function mark(ink, shape, colour, x, y, r) {
 }
 
 const AREA = 76;
+const BESIDE = new Set(["load", "engine", "store_away"]); // what a lane does while it is in some state
 /** How many lanes were in each state, over time, one colour on the other. */
 function drawArea(one) {
   const [ink, width] = paper(one.canvas, AREA);
   const cells = Math.max(20, Math.floor(width / 2)), kinds = {}, grain = (shown[1] - shown[0]) / cells;
   for (const lane of one.lanes) {
     for (const bar of lane.bars) {
-      if (!(bar.kind in BAR) || bar.start + bar.took < shown[0] || bar.start > shown[1]) continue;
+      if (!(bar.kind in BAR) || BESIDE.has(bar.kind) || bar.start + bar.took < shown[0] || bar.start > shown[1]) continue;
       const sums = (kinds[bar.kind] ??= new Float64Array(cells));
       const share = bar.num > 1 && bar.took ? Math.min(1, bar.busy / bar.took) : 1;
       const from = Math.max(0, (bar.start - shown[0]) / grain), to = Math.min(cells, (bar.start + bar.took - shown[0]) / grain);
@@ -253,15 +259,19 @@ function drawArea(one) {
   const high = AREA - 18;
   for (const kind of order) {
     ink.fillStyle = colours[BAR[kind][0]];
-    for (let cell = 0; cell < cells; cell++) {
-      const part = (kinds[kind][cell] / most) * high, x = (cell / cells) * width;
-      if (part > 0) ink.fillRect(x, AREA - 4 - base[cell] - part, width / cells + 0.3, part);
-      base[cell] += part;
+    ink.beginPath();
+    const step = (cell, height) => { ink.lineTo((cell / cells) * width, AREA - 4 - height); ink.lineTo(((cell + 1) / cells) * width, AREA - 4 - height); };
+    for (let cell = 0; cell < cells; cell++) step(cell, base[cell] + (kinds[kind][cell] / most) * high);
+    for (let cell = cells - 1; cell >= 0; cell--) {
+      ink.lineTo(((cell + 1) / cells) * width, AREA - 4 - base[cell]);
+      ink.lineTo((cell / cells) * width, AREA - 4 - base[cell]);
+      base[cell] += (kinds[kind][cell] / most) * high;
     }
+    ink.fill();
   }
   stripes(ink, width, 0, AREA);
   areaMarks(one, ink, width);
-  const label = make("span", { class: "lane" }, `up to ${group(most)} at a time`);
+  const label = make("span", { class: "lane" }, `up to ${group(Math.min(most, one.lanes.length))} at a time`);
   label.style.top = NARROW.matches ? "1px" : `${AREA / 2 - 8}px`;
   one.labels.push(label);
   one.plot.append(label);
