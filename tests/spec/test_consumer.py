@@ -603,7 +603,7 @@ def test_a_copy_that_was_damaged_meanwhile_is_made_anew(place: Place, room: path
 def test_where_nothing_becomes_visible_late_damage_is_not_waited_out(directory: Place) -> None:
     with directory.channel().publisher(sweep=False) as publisher, directory.channel().consumer("c") as consumer:
         _publish(publisher, 1)
-        damaged = _publish(publisher, 2)
+        damaged = publisher.publish_payload(2, payload("2"))
         (directory.path / "versions" / str(damaged) / "w.bin").write_bytes(b"x")
         assert _take(consumer).step == 1
         (record,) = [seen.record for seen in directory.channel().observer().consumers().values()]
