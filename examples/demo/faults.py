@@ -12,7 +12,7 @@ from contextlib import suppress
 import msgspec
 from inotify_simple import INotify, flags
 
-from examples.demo.processes import LIMIT_S, LOOK_S, Cast, DemoFailed, Worker, freeze, is_there, tree, wake
+from examples.demo.processes import LOOK_S, Cast, DemoFailed, Worker, freeze, is_there, tree, wake
 from examples.demo.stage import Stage
 from examples.demo.watching import Watch
 from holdfast.channel.checking import stable_text
@@ -141,7 +141,7 @@ class Faults:
         """Rank 0's process, stopped between two writes of a publish, at a step after that of the newest checkpoint."""
         every = self._stage.run.config.checkpoint_every
         staging = self._stage.trainer_channel / "staging"
-        until_s = time.monotonic() + LIMIT_S
+        until_s = time.monotonic() + self._cast.limit_s
         while time.monotonic() < until_s:
             worker = self._cast.workers().get(0)
             if worker is None or not self._watch.reached(1):

@@ -30,7 +30,7 @@ from types import FrameType
 
 import holdfast
 from examples.demo.faults import Faults
-from examples.demo.processes import Cast, DemoFailed
+from examples.demo.processes import LIMIT_S, Cast, DemoFailed
 from examples.demo.stage import HOSTS, NODES, Options, Stage
 from examples.demo.summary import claims, figures
 from examples.demo.watching import Watch
@@ -93,10 +93,10 @@ def report(watch_path: pathlib.Path, root: pathlib.Path) -> None:
     print(f"report: {page}" if done.returncode == 0 else f"no report: {done.stderr.strip()}")
 
 
-def run_demo(root: pathlib.Path, config: Config, options: Options, faults: list[str]) -> int:
+def run_demo(root: pathlib.Path, config: Config, options: Options, faults: list[str], limit_s: float) -> int:
     run = Run(root)
     (root / "config.json").write_text(json.dumps(dataclasses.asdict(config)))
-    cast = Cast(root / "logs")
+    cast = Cast(root / "logs", limit_s)
     try:
         code = play(run, cast, options, faults)
     except (DemoFailed, holdfast.HoldfastError) as error:
@@ -131,6 +131,8 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="a smaller model and fewer steps, for tests")
     parser.add_argument("--trainer-channel", type=pathlib.Path, help="where trainers see the channel")
     parser.add_argument("--server-channel", type=pathlib.Path, help="where servers see the same channel: another mount")
+    parser.add_argument("--lease", type=float, metavar="S", help="silence after which a trainer's node is lost")
+    parser.add_argument("--limit", type=float, metavar="S", default=LIMIT_S, help="for anything that is waited for")
     arguments = parser.parse_args()
     faults = {"all": [name for name in FAULTS if name != "member" or arguments.store == "etcd"], "none": []}.get(
         arguments.faults, arguments.faults.split(",")
@@ -149,10 +151,11 @@ def main() -> int:
     options = Options(
         engine=arguments.engine,
         store=arguments.store,
+        lease_s=arguments.lease,
         trainer_channel=arguments.trainer_channel,
         server_channel=arguments.server_channel,
     )
-    return run_demo(root, config, options, faults)
+    return run_demo(root, config, options, faults, arguments.limit)
 
 
 def _terminated(number: int, _: FrameType | None) -> None:

@@ -18,7 +18,7 @@ from typing import TypeVar
 
 ROOT = pathlib.Path(__file__).parents[2]  # where `examples` is imported from
 MARK = "HOLDFAST_DEMO_RUN"  # every process of a run inherits it
-LIMIT_S = 150.0  # for anything that is waited for
+LIMIT_S = 150.0  # for anything that is waited for; --limit
 GRACE_S = 5.0
 LOOK_S = 0.05
 T = TypeVar("T")
@@ -76,10 +76,11 @@ class Process:
 
 
 class Cast:
-    """All processes of one run."""
+    """All processes of one run. `limit_s`: how long anything may take that is waited for (seconds)."""
 
-    def __init__(self, logs: pathlib.Path) -> None:
+    def __init__(self, logs: pathlib.Path, limit_s: float = LIMIT_S) -> None:
         self._logs = logs
+        self.limit_s = limit_s
         self._mark = secrets.token_hex(8)
         self._began_s = time.monotonic()
         self.all: list[Process] = []
@@ -109,7 +110,7 @@ class Cast:
         Raises:
             DemoFailed: a process has ended that should not have, or it took too long.
         """
-        until_s = time.monotonic() + LIMIT_S
+        until_s = time.monotonic() + self.limit_s
         while not (found := condition()):
             for process in self.now.values():
                 if process.code not in (None, 0) and not process.killed:
@@ -117,7 +118,7 @@ class Cast:
                         f"{process.name} ended with {process.code}, while waiting for {what}:\n{process.tail()}"
                     )
             if time.monotonic() > until_s:
-                raise DemoFailed(f"waited {LIMIT_S:.0f} s in vain for {what}")
+                raise DemoFailed(f"waited {self.limit_s:.0f} s in vain for {what}")
             time.sleep(LOOK_S)
         return found
 

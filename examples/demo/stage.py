@@ -38,11 +38,13 @@ class Options:
     Attributes:
         engine: "serve" or "vllm".
         store: "tcp" or "etcd": where the trainer's nodes keep their job.
+        lease_s: after which silence a trainer's node counts as lost (seconds); None: as `holdfast run` has it.
         trainer_channel, server_channel: where trainers and servers see the channel, if they mount it separately.
     """
 
     engine: str = "serve"
     store: str = "tcp"
+    lease_s: float | None = None
     trainer_channel: pathlib.Path | None = None
     server_channel: pathlib.Path | None = None
 
@@ -88,6 +90,7 @@ class Stage:
 
     def start_node(self, name: str) -> None:
         job = ("--nnodes", 2, "--spares", 1, "--control", self.control, "--node", name)
+        job += () if self.options.lease_s is None else ("--lease", self.options.lease_s)
         events = ("--events", f"{self.trainer_channel}/events/")
         script = ("-m", "examples.rl.trainer", self.run.root, "--channel", self.trainer_channel)
         self.cast.start(name, *_holdfast("run", *job, *events, *script))
