@@ -58,7 +58,7 @@ class Rounds:
     def tell(self, activity_s: Sequence[float]) -> list[Round]:
         """All rounds by time. `activity_s`: when something was measured or published, sorted."""
         told = sorted(self._committed.items(), key=lambda item: item[1].at_s)
-        ends_s = [said.at_s for _, said in told[1:]] + [float("inf")]
+        ends_s = [*(said.at_s for _, said in told[1:]), float("inf")][: len(told)]
         return [
             self._round(key, said, first=place == 0 or key[0] == 1, end_s=end_s, activity_s=activity_s)
             for place, ((key, said), end_s) in enumerate(zip(told, ends_s, strict=True))

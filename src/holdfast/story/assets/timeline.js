@@ -209,7 +209,7 @@ function drawBar(ink, bar, width, top, high, drawn) {
     return;
   }
   const [colour, shape] = MARK[bar.kind], y = top + high / 2;
-  const crowded = from - (drawn[bar.kind] ?? -99) < 6;
+  const crowded = from - (drawn[bar.kind] ?? -99) < 9;
   if ((bar.num > 1 && to - from > 3) || crowded) {
     ink.fillStyle = colours[colour];
     ink.globalAlpha = 0.35;
