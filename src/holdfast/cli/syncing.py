@@ -90,6 +90,8 @@ class Channels:
     "versioned: each version under a name of its own. stable: always the same name, swapped while paused."
     base_model: str | None = None
     "What the servers' base model may be called; any: check nothing."
+    claims: str | None = None
+    "Where the channel's consumers/ and sweepers/ lie, if it is read-only here; the trainer has to have the same."
     retire: float = 60.0
     "How long a channel that a pattern found must be gone before it has ended (seconds)."
     visibility_bound: float | None = None
@@ -109,6 +111,7 @@ class Channels:
                 weights=self.weights,
                 naming=self.naming,
                 base_model=self.base_model,
+                claims=self.claims,
             )
             for path in paths
         )

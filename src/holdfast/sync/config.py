@@ -30,6 +30,7 @@ class ChannelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         weights: "adapter", or "full" for the whole model.
         naming: "versioned" (a name per version) or "stable" (always the same name).
         base_model: what the servers' base model may be called beside what the manifest requires; "any" checks nothing.
+        claims: where consumers/ and sweepers/ lie, if not in the channel; the trainer has the same. `{match}` as above.
     """
 
     path: str
@@ -37,6 +38,7 @@ class ChannelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     weights: Literal["adapter", "full"] = "adapter"
     naming: Literal["versioned", "stable"] = "versioned"
     base_model: str | None = None
+    claims: str | None = None
 
     @property
     def is_pattern(self) -> bool:
@@ -218,6 +220,11 @@ def _problem(config: SyncConfig) -> tuple[str, str]:
         channel.weights == "full" and channel.is_pattern for channel in config.channels
     ):
         return "a server has full weights of one channel only", "give one channel with weights = full"
+    claims = [channel.claims for channel in config.channels if channel.claims is not None]
+    if len(set(claims)) < len(claims) or any(
+        channel.claims and "{match}" not in channel.claims for channel in config.channels if channel.is_pattern
+    ):
+        return "two channels would have one place for claims", "give each its own; {match} stands for the pattern's"
     return _bad_server(config)
 
 

@@ -61,7 +61,8 @@ class Discovery:
             for path, match in sorted(_expand(pathlib.Path(channel.path).absolute())):
                 adapter = (channel.adapter or "{match}").replace("{match}", match)
                 if _is_name(adapter) and len(found) < _FOUND_MAX:
-                    found.setdefault(path, Found(channel, path, adapter))
+                    claims = channel.claims and channel.claims.replace("{match}", match)
+                    found.setdefault(path, Found(msgspec.structs.replace(channel, claims=claims), path, adapter))
         for path in found:
             device = _device(path)
             if device is not None:

@@ -58,7 +58,9 @@ class Feed:
         self._over = False
         self._config = config
         self._wake = wake
-        opened = Channel(path, visibility_bound_s=config.visibility_bound_s, lease_s=config.lease_s)
+        opened = Channel(
+            path, claims=channel.claims, visibility_bound_s=config.visibility_bound_s, lease_s=config.lease_s
+        )
         self.events = opened.event_log(f"sync-{config.name}")
         self._observer = opened.observer()
         self._consumer = opened.consumer(
