@@ -18,7 +18,7 @@ from typing import TypeVar
 
 ROOT = pathlib.Path(__file__).parents[2]  # where `examples` is imported from
 MARK = "HOLDFAST_DEMO_RUN"  # every process of a run inherits it
-LIMIT_S = 150.0  # for anything that is waited for; --limit
+LIMIT_S = 400.0  # for anything that is waited for; two vLLM servers on two cores take minutes to come up
 GRACE_S = 5.0
 LOOK_S = 0.05
 T = TypeVar("T")

@@ -72,6 +72,8 @@ class Stage:
     def start_store(self) -> None:
         if self.options.store == "tcp":
             self.cast.start("control", *_holdfast("control", "--listen", self.control))
+            # The first agent on the store's host would carry it if nobody else did.
+            self.cast.wait_for("the store", lambda: _listens(self._ports["control"]))
         for member in MEMBERS if self.options.store == "etcd" else ():
             self.start_member(member)
 
@@ -140,6 +142,14 @@ class Stage:
 
 def _holdfast(*words: object) -> tuple[object, ...]:
     return (sys.executable, "-m", "holdfast.cli.main", *words)
+
+
+def _listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port)).close()
+    except OSError:
+        return False
+    return True
 
 
 def free_ports(number: int) -> list[int]:
