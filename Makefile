@@ -99,7 +99,7 @@ soak: export HOLDFAST_SOAK := 1
 soak: $(STAMP) ## kill -9, the simulation and the random tests, ten times as long
 	@$(RUN) -m pytest -q -m kill tests/kill --timeout 3600 $(ARGS)
 	@$(RUN) -m pytest -q -n 2 -m sim tests/sim --timeout 36000 $(ARGS)
-	@$(RUN) -m pytest -q -n 2 -m 'hypothesis and not model and not mutants and not kill and not nfs and not vllm and not etcd and not agents and not sim and not integrations' --timeout 3600 $(ARGS)
+	@$(RUN) -m pytest -q -n 2 -m 'hypothesis and not model and not mutants and not kill and not nfs and not vllm and not etcd and not agents and not sim and not integrations and not browser' --timeout 3600 $(ARGS)
 
 clean: ## remove what can be made again
 	@rm -rf $(VENV) $(VLLM_VENV) $(TRL_VENV) build dist reports src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -20,7 +20,7 @@ PURE = {
     *("hashlib", "heapq", "itertools", "json", "math", "operator", "re", "string", "struct", "types", "typing", "zlib"),
     *("holdfast", "msgspec"),
 }
-HEAVY_MARKERS = ("model", "mutants", "kill", "nfs", "vllm", "etcd", "agents", "sim", "integrations")
+HEAVY_MARKERS = ("model", "mutants", "kill", "nfs", "vllm", "etcd", "agents", "sim", "browser", "integrations")
 MODULE_LINES_MAX = 450
 FUNCTION_LINES_MAX = 60
 

@@ -21,11 +21,8 @@ from holdfast.eventfiles import find_event_files
 from holdfast.story.gather import gather
 from holdfast.story.page import page
 from holdfast.story.run import Run, Totals
-from holdfast.story.telling import clip
 from holdfast.story.trace import write_trace
 from holdfast.story.words import count, headline, lasting
-
-TITLE_CHARACTERS_MAX = 120
 
 
 class Failover(msgspec.Struct, frozen=True, kw_only=True):
@@ -147,7 +144,7 @@ def _title(given: str, places: Sequence[pathlib.Path]) -> str:
                 channel.open()
                 name = channel.record.run
                 break
-    return clip(name, TITLE_CHARACTERS_MAX) or "run"
+    return name or "run"
 
 
 def _num_bytes(files: Sequence[pathlib.Path]) -> int:

@@ -17,6 +17,7 @@ from holdfast.story.data import page_data
 from holdfast.story.kinds import GROUPS
 from holdfast.story.run import Run
 from holdfast.story.tables import anomaly_table, curve_cards, round_table
+from holdfast.story.telling import clip
 from holdfast.story.words import day, days, headline, lasting, plural, tiles
 
 SCRIPTS = ("base.js", "timeline.js", "charts.js")
@@ -28,7 +29,7 @@ ICON = (
 
 def page(run: Run, title: str, version: str) -> str:
     """The whole page. `title`: of the run; `version`: of the Holdfast that writes it."""
-    style = _asset("page.css")
+    title, style = clip(title), _asset("page.css")
     script = "(() => {\n'use strict';\n" + "\n".join(_asset(name) for name in SCRIPTS) + "\n})();\n"
     policy = "; ".join(
         (
