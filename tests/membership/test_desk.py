@@ -7,6 +7,9 @@ import os
 import pathlib
 import shutil
 import stat
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -88,3 +91,45 @@ def test_all_are_ready_once_every_worker_of_this_node_says_so(tmp_path: pathlib.
     (desk.path / "ready-3-5-2").touch()
     assert desk.all_ready(3)
     assert not desk.all_ready(4)
+
+
+def _left_behind(parent: pathlib.Path, name: str, age_s: float = 3600.0) -> pathlib.Path:
+    path = parent / f"holdfast-desk-{name}"
+    path.mkdir()
+    (path / "drain").touch()
+    then_s = time.time() - age_s
+    os.utime(path, (then_s, then_s))
+    return path
+
+
+def test_an_agent_removes_what_agents_that_are_gone_left_behind(tmp_path: pathlib.Path) -> None:
+    gone, young = _left_behind(tmp_path, "gone"), _left_behind(tmp_path, "young", age_s=0.0)
+    (tmp_path / "holdfast-desk-file").touch()
+    (tmp_path / "holdfast-desk-link").symlink_to(tmp_path)
+    other = _left_behind(tmp_path, "dir")
+    (other / "somebody's").mkdir()
+    os.utime(other, (0, 0))
+    desk = Desk(tmp_path)
+    try:
+        desk.path.touch()
+        assert not gone.exists()
+        assert young.exists()
+        assert other.exists()
+        assert (tmp_path / "holdfast-desk-file").exists()
+        assert (tmp_path / "holdfast-desk-link").is_symlink()
+    finally:
+        desk.close()
+
+
+def test_the_desk_of_an_agent_that_lives_stays(tmp_path: pathlib.Path) -> None:
+    """Looked at by another process, since each looks around once."""
+    desk = Desk(tmp_path)
+    try:
+        os.utime(desk.path, (0, 0))
+        looking = (
+            "import sys; from holdfast.rendezvous.desk import Desk; d = Desk(sys.argv[1]); print(d.path); d.close()"
+        )
+        subprocess.run([sys.executable, "-c", looking, str(tmp_path)], check=True, stdout=subprocess.DEVNULL)
+        assert desk.path.exists()
+    finally:
+        desk.close()

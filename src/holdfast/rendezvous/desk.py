@@ -3,23 +3,30 @@
     drain                  the agent's: somebody is to leave, find a good time; gone when that is called off
     ready-<round>-<r>-<n>  a worker's, rank r of n on this node: it has saved what it has to, and may be stopped
 
-Names, and the workers' side: `holdfast.launched`. Nothing here outlives the machine, so nothing is synced.
+Names, and the workers' side: `holdfast.launched`. Nothing here outlives the machine, so nothing is synced. Whoever
+kills agent and guardian at once leaves a desk behind: the next agent of this user on this machine removes it. An agent
+that lives keeps its own desk locked.
 """
 
 from __future__ import annotations
 
+import fcntl
+import functools
 import json
 import logging
 import os
 import pathlib
 import tempfile
 import threading
+import time
 from contextlib import suppress
 
 from holdfast.launched import DRAIN, READY, one_line
 from holdfast.rendezvous.guardian import DESK_PREFIX, remove_desk
 
 logger = logging.getLogger(__name__)
+
+YOUNG_S = 60.0  # an agent locks its desk just after it has made it
 
 
 class Desk:
@@ -32,6 +39,7 @@ class Desk:
     def __init__(self, parent: str | os.PathLike[str] | None = None) -> None:
         self._parent = parent
         self._path: pathlib.Path | None = None
+        self._locked = -1
         self._said: bytes | None = None
         self._closed = False
         self._lock = threading.Lock()  # torchrun's thread asks for the path, the agent's thread for the rest
@@ -42,6 +50,8 @@ class Desk:
         with self._lock:
             if self._path is None:
                 self._path = pathlib.Path(tempfile.mkdtemp(prefix=DESK_PREFIX, dir=self._parent)).resolve()
+                self._locked = _lock(self._path)
+                _remove_left_behind(self._path.parent)
             return self._path
 
     def drain(self, reason: str | None, *, wait_s: float | None = None) -> bool:
@@ -99,8 +109,10 @@ class Desk:
         return len(answers) >= wanted
 
     def _answers(self, round_: int) -> list[str]:
+        if self._path is None:  # no worker was ever given one
+            return []
         try:
-            names = os.listdir(self.path)
+            names = os.listdir(self._path)
         except OSError:
             return []
         return [name for name in names if name.startswith(f"{READY}{round_}-")]
@@ -111,3 +123,39 @@ class Desk:
         with self._lock:
             if self._path is not None:
                 remove_desk(str(self._path))
+            if self._locked >= 0:
+                os.close(self._locked)
+                self._locked = -1
+
+
+def _lock(path: pathlib.Path) -> int:
+    """The desk, open and locked for as long as this process lives; -1 if another process has it, or it is not ours."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return -1
+    try:
+        if os.fstat(handle).st_uid == os.geteuid():
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return handle
+    except OSError:  # its agent lives, or this file system has no locks
+        pass
+    os.close(handle)
+    return -1
+
+
+@functools.cache
+def _remove_left_behind(parent: pathlib.Path) -> None:
+    """Remove the desks of agents that are gone, guardian and all; once a process."""
+    try:
+        entries = [entry for entry in os.scandir(parent) if entry.name.startswith(DESK_PREFIX)]
+    except OSError:
+        return
+    for entry in entries:
+        with suppress(OSError):
+            if time.time() - entry.stat(follow_symlinks=False).st_mtime < YOUNG_S:
+                continue
+            handle = _lock(pathlib.Path(entry.path))
+            if handle >= 0:
+                remove_desk(entry.path)
+                os.close(handle)
