@@ -64,6 +64,12 @@ class Process:
     def wait(self) -> None:
         self._popen.wait()
 
+    def kill(self) -> None:
+        """kill -9 of it alone; what it started is left to its guardian."""
+        self.killed = True
+        self._popen.kill()
+        self._popen.wait()
+
     def kill_all(self) -> None:
         """kill -9 of it and all that it started, as when its machine dies. It is not to be blamed for its exit code."""
         self.killed = True

@@ -39,11 +39,13 @@ class Options:
         engine: "serve" or "vllm".
         store: "tcp" or "etcd": where the trainer's nodes keep their job.
         lease_s: after which silence a trainer's node counts as lost (seconds); None: as `holdfast run` has it.
+        node_options: further words for `holdfast run`.
         trainer_channel, server_channel: where trainers and servers see the channel, if they mount it separately.
     """
 
     engine: str = "serve"
     store: str = "tcp"
+    node_options: tuple[str, ...] = ()
     lease_s: float | None = None
     trainer_channel: pathlib.Path | None = None
     server_channel: pathlib.Path | None = None
@@ -95,7 +97,7 @@ class Stage:
         job += () if self.options.lease_s is None else ("--lease", self.options.lease_s)
         events = ("--events", f"{self.trainer_channel}/events/")
         script = ("-m", "examples.rl.trainer", self.run.root, "--channel", self.trainer_channel)
-        self.cast.start(name, *_holdfast("run", *job, *events, *script))
+        self.cast.start(name, *_holdfast("run", *job, *events, *self.options.node_options, *script))
 
     def start_server(self, host: str) -> None:
         base, port = self.run.base, self._ports[host]
