@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 import pathlib
 import shutil
 import signal
@@ -40,7 +41,6 @@ from examples.rl.config import Config, Run
 FAULTS = {"server": 0.08, "kill": 0.2, "stall": 0.4, "corrupt": 0.5, "member": 0.55, "zombie": 0.6}
 QUICK = Config(steps=30, learning_rate=2e-3)
 KEPT_RUNS = 3
-PREFIX = "holdfast-demo-"
 
 
 def play(run: Run, cast: Cast, options: Options, faults: list[str]) -> int:
@@ -114,11 +114,11 @@ def run_demo(root: pathlib.Path, config: Config, options: Options, faults: list[
 
 def new_root() -> pathlib.Path:
     """A directory for this run; of earlier ones only the newest stay."""
-    place = pathlib.Path(tempfile.gettempdir())
-    mine = [path for path in place.glob(f"{PREFIX}*") if path.owner() == pathlib.Path.home().owner() or True]
+    prefix = f"holdfast-demo-{os.getuid()}-"
+    mine = pathlib.Path(tempfile.gettempdir()).glob(f"{prefix}*")
     for old in sorted(mine, key=lambda path: path.stat().st_mtime)[: -(KEPT_RUNS - 1)]:
         shutil.rmtree(old, ignore_errors=True)
-    return pathlib.Path(tempfile.mkdtemp(prefix=PREFIX))
+    return pathlib.Path(tempfile.mkdtemp(prefix=prefix))
 
 
 def main() -> int:
