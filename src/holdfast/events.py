@@ -67,6 +67,12 @@ class EventLog:
         self._descriptor: int | None = None
         self._size = 0
         self._early: list[bytes] = []  # said before the channel's directory was there
+        self._listeners: tuple[Callable[[Event], None], ...] = ()
+
+    def listen(self, hear: Callable[[Event], None]) -> None:
+        """From now on tell `hear` every event, written or not: at once, by whoever says it, so it is quick and never
+        raises."""
+        self._listeners = (*self._listeners, hear)
 
     def emit(self, event: str, reason: str = "", *, version: object = None, **fields: Any) -> None:
         """Append one event. Durability: none; a crash may lose the last lines."""
@@ -80,6 +86,8 @@ class EventLog:
             fields=fields,
         )
         logger.debug("%s %s %s", event, version or "", reason)
+        for hear in self._listeners:
+            hear(line)
         if self._path is None:
             return
         self._take(msgspec.json.encode(line, enc_hook=str) + b"\n")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from types import TracebackType
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 import msgspec
 
-from holdfast.channel.beats import Beater
+from holdfast.channel.beats import Beater, clock_s
 from holdfast.channel.claiming import claim_channel, process_term
 from holdfast.channel.committing import Committer
 from holdfast.channel.payload import Payload, Progress, directory_payload
@@ -29,6 +29,7 @@ from holdfast.core.publish import next_version
 from holdfast.core.records import BeatRecord, Term, encode
 from holdfast.core.retention import Retention
 from holdfast.errors import FencedError, HoldfastError, OutcomeUnknownError, UnavailableError, UsageError
+from holdfast.events import Event
 
 if TYPE_CHECKING:
     from holdfast.channel.channel import Channel
@@ -72,6 +73,7 @@ class Publisher:
         self._wait_s = None if wait_s is None else check_seconds("wait_s", wait_s)
         self._sweep = sweep
         self._events = channel.event_log("publisher")
+        self._listeners: tuple[Callable[[Event], None], ...] = ()
         observer = channel.observer()
         self._committer = Committer(channel, observer, self._events)
         self._room = Room(channel, observer, retention.max_bytes, check_seconds("room_timeout_s", room_timeout_s))
@@ -100,6 +102,16 @@ class Publisher:
     def starts_from(self) -> Version | None:
         """The version that this cycle starts from."""
         return self._committer.state.starts_from
+
+    @property
+    def sweeper(self) -> Sweeper | None:
+        """The one that is part of it, once it is open."""
+        return self._sweeper
+
+    def listen(self, hear: Callable[[Event], None]) -> None:
+        """Tell `hear` every event of this publisher and its sweeper; see `EventLog.listen`. Before it is opened."""
+        self._listeners = (*self._listeners, hear)
+        self._events.listen(hear)
 
     # Opening and closing
 
@@ -137,6 +149,8 @@ class Publisher:
         self._beater.start(self.channel.beat_s)
         if self._sweep:
             self._sweeper = Sweeper(self.channel, self.retention, cycle=self.cycle, writing=self._busy)
+            for hear in self._listeners:
+                self._sweeper.listen(hear)
             self._sweeper.start()
 
     def _first_beat(self) -> None:
@@ -353,7 +367,8 @@ class Publisher:
         with self._lock:
             self._guard()
             next_version(self._committer.state, step, "000000")  # a wrong step is told before anything is written
-            self._room.wait_for(payload.num_bytes, self._meanwhile)
+            began_s = clock_s()
+            waited_s = self._wait_for_room(step, payload.num_bytes)
             before = self.last
             try:
                 version = self._committer.publish(step, payload, metadata, progress)
@@ -362,13 +377,22 @@ class Publisher:
                 raise
             except (UnavailableError, OutcomeUnknownError) as error:
                 self._say_fenced_instead(error)
+                self._events.emit("publish_failed", str(error), step=step, code=error.code)
                 raise
             if version != before:
-                self._events.emit("published", version=version, bytes=payload.num_bytes, kind=payload.kind)
+                said: dict[str, Any] = {"bytes": payload.num_bytes, "kind": payload.kind, "waited_s": round(waited_s, 3)}
+                self._events.emit("published", version=version, took_s=round(clock_s() - began_s - waited_s, 6), **said)
                 self._start.release()
             if self._sweeper is not None:
                 self._sweeper.wake()
             return version
+
+    def _wait_for_room(self, step: int, num_bytes: int) -> float:
+        try:
+            return self._room.wait_for(num_bytes, self._meanwhile)
+        except UnavailableError as error:
+            self._events.emit("publish_failed", str(error), step=step, code=error.code)
+            raise
 
     def _meanwhile(self) -> None:
         if self._sweeper is not None:

@@ -30,24 +30,27 @@ class Room:
         """Whoever waits gives up now."""
         self._closing.set()
 
-    def wait_for(self, num_bytes: int, meanwhile: Callable[[], None]) -> None:
-        """Return once `num_bytes` more fit; `meanwhile` is called between two looks and may raise.
+    def wait_for(self, num_bytes: int, meanwhile: Callable[[], None]) -> float:
+        """Return once `num_bytes` more fit; for how long that was waited for (seconds; 0: not at all).
+
+        `meanwhile` is called between two looks and may raise.
 
         Raises:
             UsageError: code "over_max_bytes": it can never fit.
             UnavailableError: code "no_room", naming the holders. Release something, then publish again.
         """
         if self._limit is None:
-            return
+            return 0.0
         if num_bytes > self._limit:
             raise UsageError(
                 f"one version of {num_bytes} bytes is over max_bytes={self._limit}",
                 code="over_max_bytes",
                 hint="raise max_bytes",
             )
-        deadline_s = clock_s() + self._timeout_s
+        began_s = clock_s()
+        waited_s = 0.0
         while (used := self._used()) + num_bytes > self._limit:
-            if clock_s() >= deadline_s or self._closing.is_set():
+            if waited_s >= self._timeout_s or self._closing.is_set():
                 raise UnavailableError(
                     f"no room for {num_bytes} bytes: {used} of {self._limit} are used; {self._holders()}",
                     code="no_room",
@@ -56,6 +59,8 @@ class Room:
                 )
             meanwhile()
             self._closing.wait(POLL_S)
+            waited_s = clock_s() - began_s
+        return waited_s
 
     def _used(self) -> int:
         versions = self._observer.versions()

@@ -27,6 +27,7 @@ from holdfast.core.names import Incarnation, Version, parse_version
 from holdfast.core.records import ConsumerRecord, SweeperRecord, versions_in
 from holdfast.core.retention import Retention
 from holdfast.errors import HoldfastError, NotVisibleError
+from holdfast.events import Event
 
 logger = logging.getLogger(__name__)
 
@@ -91,6 +92,21 @@ class Sweeper:
         self._thread = threading.Thread(target=self._run, name="holdfast-sweeper", daemon=True)
         self._start_beats()
         self._thread.start()
+
+    def listen(self, hear: Callable[[Event], None]) -> None:
+        """Tell `hear` every event; see `EventLog.listen`."""
+        self._events.listen(hear)
+
+    @property
+    def num_versions(self) -> int:
+        """How many versions there were when it last looked."""
+        return len(self._ages)
+
+    @property
+    def num_tombstones(self) -> int:
+        """How many removals it has announced that are not done yet."""
+        state = self._state
+        return 0 if state is None else len(state.tombstones)
 
     def wake(self) -> None:
         """There is something to look at: begin the next pass now."""

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import threading
 import time
+from typing import TYPE_CHECKING
 
 from holdfast.core.member import Entered, Finished, Rang, Signalled
 from holdfast.launched import worker_environment
 from holdfast.rendezvous.clerk import AGAIN_S, Clerk
 from holdfast.rendezvous.local import Local
 from holdfast.rendezvous.words import Left, Released, Round
+
+if TYPE_CHECKING:
+    from holdfast.rendezvous.metrics import AgentMetrics
 
 
 class Agent:
@@ -23,10 +27,12 @@ class Agent:
         run: the job's run.
         clerk: not yet begun.
         local: this machine's side: ports, health check, workers.
+        metrics: the page of its metrics, closed at the end; None: there is none.
     """
 
-    def __init__(self, run: str, clerk: Clerk, local: Local) -> None:
+    def __init__(self, run: str, clerk: Clerk, local: Local, metrics: AgentMetrics | None = None) -> None:
         self.run = run
+        self.metrics = metrics
         self._clerk = clerk
         self._local = local
         self._thread = threading.Thread(target=self._work, name="holdfast-agent", daemon=False)
@@ -97,3 +103,5 @@ class Agent:
                 clerk.listen(min(max(clerk.due_s - time.monotonic(), 0.001), AGAIN_S))
         finally:
             clerk.close()
+            if self.metrics is not None:
+                self.metrics.close()

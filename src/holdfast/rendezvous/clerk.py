@@ -59,7 +59,7 @@ from holdfast.rendezvous.founding import Keys, found, take_over
 from holdfast.rendezvous.hosting import Keeper
 from holdfast.rendezvous.kv import Cell, KeyValueStore
 from holdfast.rendezvous.local import Local
-from holdfast.rendezvous.words import Left, Released, Round, Word
+from holdfast.rendezvous.words import Glance, Left, Released, Round, Word
 
 logger = logging.getLogger(__name__)
 
@@ -116,6 +116,7 @@ class Clerk:
         self._lost: Left | None = None
         self._free = False
         self._away_since_s: float | None = None
+        self._beaten_s: float | None = None
         self._left_s: float | None = None
         self._due: dict[str, float] = {"local": 0.0}
         self._rings = False
@@ -151,6 +152,20 @@ class Clerk:
     def seated(self) -> bool:
         """Whether it has a seat in the committed round."""
         return core.seated(self._state)
+
+    @property
+    def glance(self) -> Glance:
+        """What it knows now; for any thread."""
+        now_s, coordinating = time.monotonic(), self._coordinating
+        beaten_s, away_s = self._beaten_s, self._away_since_s
+        return Glance(
+            state=self._state,
+            seated=self.seated,
+            beats=self._count,
+            beat_age_s=None if beaten_s is None else now_s - beaten_s,
+            away_s=0.0 if away_s is None else now_s - away_s,
+            num_spares=None if coordinating is None else coordinating.num_spares,
+        )
 
     def open(self) -> None:
         self._stop_watching = self._store.watch(self.keys.control, lambda: self.tell(None))
@@ -297,6 +312,7 @@ class Clerk:
         port = self._local.port(beat.plan) if beat.state is State.READY else 0
         said = msgspec.structs.replace(beat, count=self._count, port=port)
         self._store.put_listed(self.keys.beats, self.node.member, encode(said))
+        self._beaten_s = time.monotonic()
         self._dirty = self._state.beat is not beat
 
     def _look(self) -> None:

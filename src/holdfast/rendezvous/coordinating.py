@@ -15,6 +15,7 @@ from holdfast.core.membership import (
     Node,
     Request,
     Roster,
+    State,
     Timing,
     decode,
     decode_all,
@@ -31,6 +32,7 @@ from holdfast.rendezvous.kv import Cell, KeyValueStore
 LOOK_S = 0.02  # at least; five looks or more in the gap that still counts as silence
 HURRY_S = 0.2  # reading the beats of 10 000 nodes takes 0.03
 TIDY_S = 60.0
+IDLE = (State.PARKED, State.READY)
 LATE = 0.25  # a look that takes longer than this part of a lease says nothing of now
 
 
@@ -67,6 +69,14 @@ class Coordinating:
     @property
     def dismissed(self) -> bool:
         return self._state.dismissed
+
+    @property
+    def num_spares(self) -> int:
+        """How many members could take a seat, as far as their beats were seen. For any thread."""
+        state = self._state
+        seats, watched, lease = set(state.roster.seats), state.watch.watched, lease_s(state.control.policy)
+        idle = [member for member, (_, beat) in list(self._beats.items()) if beat.state in IDLE and member not in seats]
+        return sum(member in watched and watched[member].silent_s < lease for member in idle)
 
     @property
     def look_s(self) -> float:

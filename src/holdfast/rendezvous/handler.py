@@ -116,7 +116,10 @@ def create_handler(parameters: RendezvousParameters) -> RendezvousHandler:
             environment=os.environ,
         )
         _warn_of_few_restarts(settings.policy.restart_budget)
-        return HoldfastRendezvous(join(settings))
+        agent = join(settings)
+        if agent.metrics is not None:
+            _say(f"metrics at {agent.metrics.url}", 0)
+        return HoldfastRendezvous(agent)
     except HoldfastError as error:
         code = 2 if isinstance(error, UsageError) else 1
         _say(str(error), code)

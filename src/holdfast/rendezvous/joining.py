@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import socket
+from typing import TYPE_CHECKING
 
 from holdfast import __version__
 from holdfast.core.membership import Node
@@ -23,13 +24,30 @@ from holdfast.rendezvous.ports import local_address, node_name
 from holdfast.rendezvous.settings import Settings
 from holdfast.rendezvous.tcp import serve_tcp
 
+if TYPE_CHECKING:
+    from holdfast.rendezvous.metrics import AgentMetrics
+
 
 def join(settings: Settings) -> Agent:
     """The agent of this node, connected to its job's store; it begins when it is first asked for a round.
 
     Raises:
-        UsageError: the endpoint, the store or a setting is wrong. UnavailableError: nobody is at the endpoint.
+        UsageError: the endpoint, the store or a setting is wrong; code "cannot_listen": `metrics` cannot be served.
+        UnavailableError: nobody is at the endpoint.
     """
+    if settings.metrics is None:
+        return _join(settings, None)
+    from holdfast.rendezvous.metrics import AgentMetrics  # nobody else pays for the library
+
+    metrics = AgentMetrics(settings.metrics)  # before a store is served that others come to rely on
+    try:
+        return _join(settings, metrics)
+    except BaseException:
+        metrics.close()
+        raise
+
+
+def _join(settings: Settings, metrics: AgentMetrics | None) -> Agent:
     host, port = _place(settings.endpoint)
     server = _serve(host, port) if is_tcp(settings.endpoint) and is_ours(host, port) else None
     store = _open(settings)
@@ -48,18 +66,21 @@ def join(settings: Settings) -> Agent:
     )
     check_groups(candidates([node.member], {node.member: node}), settings.policy)
     process = f"agent-{name}"
+    events = log_to(settings.events, process) if settings.events else EventLog(None, process)
     local = Local(settings, node, secrets.token_hex(16))
     clerk = Clerk(
-        store,
+        store if metrics is None else metrics.count(store),
         node,
         local,
         run=settings.run,
         attempt=settings.attempt,
         policy=settings.policy,
         server=server,
-        events=log_to(settings.events, process) if settings.events else EventLog(None, process),
+        events=events,
     )
-    return Agent(settings.run, clerk, local)
+    if metrics is not None:
+        metrics.tell_of(clerk, events)
+    return Agent(settings.run, clerk, local, metrics)
 
 
 def _place(endpoint: str) -> tuple[str, int]:

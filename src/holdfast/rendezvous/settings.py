@@ -35,6 +35,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         stop_grace_s: how long workers may take to end before they are killed (seconds).
         join_s: how long the store is waited for at the start (seconds).
         events: a file for this process's events, or a directory in which it makes one.
+        metrics: HOST:PORT to serve this agent's metrics at.
         user, password_file, ca_file, cert_file, key_file: for etcd.
         compact: whether etcd's history may be let go of.
     """
@@ -55,6 +56,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     stop_grace_s: float = 10.0
     join_s: float = 60.0
     events: str | None = None
+    metrics: str | None = None
     user: str | None = None
     password_file: str | None = None
     ca_file: str | None = None
@@ -67,7 +69,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 WORDS = (
     *("attempt", "node", "infra_rank", "domain", "replacement_group", "address", "port_range", "health_check"),
     *("spares", "segment", "lease", "last_call", "stop", "timeout", "restart_budget", "node_budget"),
-    *("stop_grace", "join", "events", "user", "password_file", "ca_file", "cert_file", "key_file", "compact"),
+    *(
+        "stop_grace",
+        "join",
+        "events",
+        "metrics",
+        "user",
+        "password_file",
+        "ca_file",
+        "cert_file",
+        "key_file",
+        "compact",
+    ),
 )
 TORCH_WORDS = frozenset({"read_timeout", "is_host", "join_timeout", "last_call_timeout", "close_timeout", "rank"})
 
@@ -116,6 +129,7 @@ def read_settings(
         stop_grace_s=words.seconds("stop_grace", 10.0),
         join_s=words.seconds("join", 60.0),
         events=words.text("events"),
+        metrics=words.text("metrics"),
         user=words.text("user"),
         password_file=words.text("password_file"),
         ca_file=words.text("ca_file"),

@@ -107,6 +107,7 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--events", metavar="PLACE", help="write this node's events there: CHANNEL/events, another directory, or a file"
     )
+    add("--metrics", metavar="HOST:PORT", help="serve this agent's metrics there, for Prometheus; port 0: a free one")
     add("--user", metavar="NAME", help="etcd's user")
     for name in ("password", "ca", "cert", "key"):
         add(f"--{name}-file", metavar="FILE", help=f"etcd's {name}")
@@ -117,7 +118,7 @@ def parser() -> argparse.ArgumentParser:
 OURS = (
     *("spares", "segment", "domain", "replacement_group", "restart_budget", "node_budget", "last_call", "lease"),
     *("stop", "stop_grace", "timeout", "join", "attempt", "port_range", "health_check", "node", "infra_rank"),
-    *("address", "events", "user", "password_file", "ca_file", "cert_file", "key_file", "compact"),
+    *("address", "events", "metrics", "user", "password_file", "ca_file", "cert_file", "key_file", "compact"),
 )
 
 

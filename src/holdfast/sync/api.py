@@ -22,6 +22,7 @@ from typing import Any, Protocol
 import msgspec
 
 from holdfast.errors import ConflictError, HoldfastError, NotVisibleError, TimedOutError, UnavailableError, UsageError
+from holdfast.net.listening import parse_listen
 from holdfast.sync.metrics import CONTENT_TYPE
 
 logger = logging.getLogger(__name__)
@@ -90,14 +91,6 @@ class Api:
             self._server.shutdown()
             self._thread.join()
         self._server.server_close()
-
-
-def parse_listen(listen: str) -> tuple[str, int]:
-    """Host and port. UsageError code "bad_listen"."""
-    host, _, port = listen.rpartition(":")
-    if not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
-        raise UsageError(f"{listen!r} is no place to listen on", code="bad_listen", hint="give HOST:PORT")
-    return host, int(port)
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import pathlib
 import threading
+from collections import deque
 from collections.abc import Callable, Mapping
 
 import msgspec
@@ -21,10 +22,12 @@ from holdfast.core.names import Version, require_version
 from holdfast.core.servers import Server, Status
 from holdfast.errors import ConflictError, HoldfastError, NotVisibleError, UnavailableError, UsageError
 from holdfast.sync.config import ChannelConfig, SyncConfig
+from holdfast.sync.metrics import ChannelNow
 
 logger = logging.getLogger(__name__)
 
 TAKE_S = 1.0
+TAKEN_MAX = 1000  # remembered, to say by how many versions a server is behind
 _SILENT = (Status.UNKNOWN, Status.GONE, Status.QUARANTINED)
 
 
@@ -74,6 +77,7 @@ class Feed:
         self._lock = threading.RLock()
         self._held: dict[Version, HeldVersion] = {}
         self._newest: Version | None = None
+        self._taken: deque[Version] = deque(maxlen=TAKEN_MAX)
         self._desired: Version | None = None
         self._outside: frozenset[Version] = frozenset()
         self._retired = False
@@ -174,6 +178,19 @@ class Feed:
         """What the channel's side waits for, in words; "" while it waits for nothing."""
         return self.failed or self._consumer.status
 
+    def now(self) -> ChannelNow:
+        """How it is, for metrics."""
+        with self._lock:
+            return ChannelNow(
+                adapter=self.adapter,
+                newest=self._newest,
+                taken=tuple(self._taken),
+                held=len(self._held),
+                failed=bool(self.failed),
+                outside=self._outside,
+                servers=dict(self._reports),
+            )
+
     def apply(self, version: str) -> Version:
         """Make `version` ("newest", or its name) the desired one, as an orchestrator says.
 
@@ -239,6 +256,7 @@ class Feed:
         with self._lock:
             self._held[held.name] = held
             self._newest = held.name
+            self._taken.append(held.name)
             if self._retired:
                 return
             if self._config.drive == "auto" or self._desired is None:

@@ -32,7 +32,7 @@ class Sync:
 
     def __init__(self, config: SyncConfig) -> None:
         self._config = config
-        self._metrics = Metrics()
+        self._metrics = Metrics(lambda: [feed.now() for feed in self._followed()])
         self._hooks = Hooks(config.hooks)
         self._drivers = [self._driver(index) for index in range(len(config.servers))]
         self._wake = wake_all(self._drivers)
@@ -148,6 +148,7 @@ class Sync:
             if feed.retired:
                 for driver in self._drivers:
                     driver.remove(feed)
+                    self._metrics.forget(driver.url, feed.adapter)
                 feed.leave()
                 with self._lock:
                     del self._feeds[feed.path]
