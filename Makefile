@@ -77,8 +77,8 @@ demo: $(STAMP) $(if $(filter vllm,$(ENGINE)),vllm-venv) ## an RL job that is bro
 test: $(STAMP) ## the fast tests, without root: under five minutes on two cores
 	@$(RUN) -m pytest -q -n 4 $(ARGS)
 
-heavy: $(STAMP) vllm-venv integrations-venv ## the long suites one after the other (nfs needs root, nfs and etcd Debian's packages)
-	@for suite in model mutants kill nfs sim vllm etcd agents; do $(RUN) -m pytest -q -m $$suite tests/$$suite $(ARGS); done
+heavy: $(STAMP) vllm-venv integrations-venv ## the long suites one after the other (nfs needs root; nfs, etcd and browser Debian's packages)
+	@for suite in model mutants kill nfs sim vllm etcd agents browser; do $(RUN) -m pytest -q -m $$suite tests/$$suite $(ARGS); done
 	@$(TRL_VENV)/bin/python -m pytest -q -m integrations $(ARGS)
 
 bench: $(STAMP) ## speed, as ratios

@@ -23,6 +23,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import engines  # beside this file
+import events
 import membership
 from rich.console import Console
 from rich.table import Table
@@ -82,6 +83,7 @@ def _measures(pairs: int) -> dict[str, Callable[[], list[Row]]]:
         "memory": peak_memory,
         **engines.measures(pairs),
         **membership.measures(pairs),
+        **events.measures(pairs),
     }
 
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import pathlib
+import re
+
 import pytest
 
+from holdfast.story.kinds import MARK_OF, NODE_STATES, SILENT, TROUBLES
 from holdfast.story.telling import clip, number
 from tests.story.conftest import BOOT_S, Scene
 
@@ -53,6 +57,14 @@ def test_a_server_has_a_lane_of_its_own_within_sync(scene: Scene) -> None:
     assert scene.bars(run, "sync-s a:8000", "gone") == [(8, 9)]
     assert scene.bars(run, "sync-s b:8000", "serving") == [(5.5, 9)]
     assert run.num_anomalies == {"server_gone": 1, "engine_failed": 1}
+
+
+def test_a_server_that_is_still_the_same_after_its_file_was_begun_anew(scene: Scene) -> None:
+    say = scene.file("sync-s")
+    for at_s, version in ((60.0, V1), (120.0, V2)):
+        say(at_s, "server_still", "serves it", server="a", adapter="x", state="ready", version=version)
+    say(130.0, "closed")
+    assert scene.bars(scene.run(), "sync-s a", "serving") == [(60, 130)]
 
 
 def test_what_nobody_ended_goes_on_until_the_same_process_begins_anew(scene: Scene) -> None:
@@ -149,3 +161,21 @@ def test_texts_are_short_and_harmless() -> None:
     assert clip("x" * 999, 10) == "x" * 9 + "…"
     assert clip("a\x1b[2J\r\n\u202eb\ud800") == "a\ufffd[2J\ufffd\ufffd\ufffdb\ufffd"
     assert clip(None) == "None"
+
+
+def test_a_publish_lasts_as_long_as_it_says(scene: Scene) -> None:
+    say = scene.file("publisher")
+    say(0.0, "claimed")
+    say(5.0, "published", version=V1, bytes=7, kind="adapter", took_s=1.5, waited_s=0.0)
+    say(6.0, "published", version=V2, bytes=7, took_s="long")
+    run = scene.run()
+    assert scene.bars(run, "publisher", "publishing") == [(3.5, 5), (6, 6)]
+    assert scene.bars(run, "publisher", "published") == [(5, 5), (6, 6)]
+
+
+def test_every_event_of_the_format_is_drawn_told_or_left_out_on_purpose() -> None:
+    text = (pathlib.Path(__file__).resolve().parents[2] / "FORMAT.md").read_text(encoding="utf-8")
+    table = text[text.index("| event | who | when |") :].split("\n\n")[0]
+    named = {name for row in table.splitlines()[2:] for name in re.findall(r"`([a-z_]+)`", row.split("|")[1])}
+    assert {"published", "measured", "round_running", "engine_did"} <= named
+    assert named - set(MARK_OF) - set(TROUBLES) - SILENT - NODE_STATES == set()

@@ -21,6 +21,7 @@ BARS = {
     "done": "done",
     "unhealthy": "unhealthy",
     "store_away": "store away",
+    "publishing": "publishes",
     "serving": "serves a version",
     "updating": "changes version",
     "lagging": "lags behind",
@@ -95,6 +96,7 @@ TROUBLES = {
     "superseded_consumer": "consumer replaced by a newer life",
     "unprotected": "consumer without holds",
     "release_late": "release not written in time",
+    "publish_failed": "publish failed",
     "publish_unknown": "outcome of a publish unknown",
     "no_legacy_link": "no legacy link",
     "hint_failed": "CURRENT not written",
@@ -121,7 +123,7 @@ TROUBLES = {
 # Told, and not drawn: what they say is in other bars and marks.
 SILENT = frozenset(
     {"waiting", "registered", "taken_over", "given", "released", "closed", "garbage", "buried", "tombstone"}
-    | {"server_state", "engine_did", "left", "store_back"}
+    | {"server_state", "engine_did", "left", "store_back", "joined", "server_still"}
 )
 
 GROUPS = ("Faults", "Nodes", "Training", "Servers", "Consumers", "Sweepers")

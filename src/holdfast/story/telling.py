@@ -19,6 +19,7 @@ JUMP_S = 2.0
 TEXT_CHARACTERS_MAX = 300
 NAME_CHARACTERS_MAX = 120
 OPEN_MAX = 4096
+TOOK_S_MAX = 1e7
 SERVERS_MAX = 256
 
 
@@ -124,6 +125,8 @@ class Teller:
             self._state(items, "", name if name != "left" else "", "", event)
         elif name == "server_state":
             self._server(items, event, version)
+        elif name == "server_still" and clip(event.fields.get("server", ""), NAME_CHARACTERS_MAX) not in self._states:
+            self._server(items, event, version)  # what it was before stood in a file that is gone
         elif name == "engine_did":
             self._engine(items, event, version)
         elif name in ("given", "taken_over"):
@@ -132,6 +135,9 @@ class Teller:
             self._close(items, "hold", version)
         elif name in ("expired", "superseded_consumer", "lease_lost", "closed"):
             self._close_all(items, "hold")
+        elif name == "published" and "took_s" in event.fields:
+            took_s = _took_s(event)
+            items.append(Item("publishing", "", at_s - took_s, took_s, version))
         elif name == "tombstone":
             self._open("announced", version, event.reason)
         elif name == "swept":
@@ -182,7 +188,7 @@ class Teller:
             items.append(Item("trouble", server, self._now[0], 0.0, version, clip(event.reason), f"server_{kind}"))
 
     def _engine(self, items: list[Item], event: Event, version: str) -> None:
-        took_s = min(max(0.0, number(event.fields.get("took_s")) or 0.0), 1e9)
+        took_s = _took_s(event)
         action = clip(event.fields.get("action", ""), NAME_CHARACTERS_MAX)
         server = clip(event.fields.get("server", ""), NAME_CHARACTERS_MAX)
         kind = "load" if action in LOADS else "engine"
@@ -219,6 +225,10 @@ class Teller:
         if took_s < 0:  # the machine was started anew, and its clock with it
             took_s = max(0.0, at_s - opened.start_s)
         return Item(opened.kind, server, opened.start_s, took_s, opened.version, opened.reason, "", still)
+
+
+def _took_s(event: Event) -> float:
+    return min(max(0.0, number(event.fields.get("took_s")) or 0.0), TOOK_S_MAX)
 
 
 def _why(event: Event) -> str:

@@ -23,7 +23,7 @@ from holdfast.story.telling import NAME_CHARACTERS_MAX, FileClock, Item, Teller,
 
 Write = Callable[[str], object]
 OVERLAP = frozenset({"hold", "announced", "store_away"})
-WORK = frozenset({"load", "engine"})
+WORK = frozenset({"load", "engine", "publishing"})
 COUNTERS_MAX = 1000
 
 
@@ -91,7 +91,7 @@ class Tracing:
 
     def _tell(self, process: str, item: Item, took_s: float) -> None:
         kind = KINDS[item.kind]
-        thread = self._thread(process, item.server, "engine" if item.kind in WORK else "")
+        thread = self._thread(process, item.server, "work" if item.kind in WORK else "")
         arguments = {"version": item.version, "reason": item.reason, "trouble": item.trouble}
         said: dict[str, Any] = {
             "name": f"{kind.label} {item.version}".strip() if item.kind in BARS else kind.label,

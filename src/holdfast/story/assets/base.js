@@ -9,7 +9,7 @@ const DARK = window.matchMedia("(prefers-color-scheme: dark)");
 const BAR = {
   parked: ["--pale", 0.5, 0.5], ready: ["--sky", 0.62, 0.5], running: ["--green", 0.62, 0.5], stopping: ["--orange", 0.62, 0.5],
   done: ["--grey", 0.62, 0.5], unhealthy: ["--red", 0.62, 0.5], store_away: ["--red", 0.16, 0.9],
-  serving: ["--blue", 0.5, 0.5], updating: ["--sky", 0.5, 0.5], lagging: ["--orange", 0.5, 0.5], quarantined: ["--red", 0.5, 0.5],
+  publishing: ["--sky", 0.42, 0.5], serving: ["--blue", 0.5, 0.5], updating: ["--sky", 0.5, 0.5], lagging: ["--orange", 0.5, 0.5], quarantined: ["--red", 0.5, 0.5],
   gone: ["--red", 0.2, 0.5], unknown: ["--pale", 0.3, 0.5],
   load: ["--pink", 0.78, 0.5], engine: ["--grey", 0.3, 0.5], hold: ["--sky", 0.42, 0.5], announced: ["--pale", 0.42, 0.5],
 };
