@@ -38,7 +38,7 @@ def test_a_command_that_is_named_in_passing_exists(path: pathlib.Path) -> None:
 @pytest.mark.parametrize(
     "line",
     [
-        "holdfast status",
+        "holdfast ls",
         "holdfast sttus CHANNEL",
         "holdfast sync CHANNEL --url",
         "holdfast publish CHANNEL DIR --step soon",

@@ -80,3 +80,13 @@ def test_a_mutant_of_its_code_is_caught_by_one_of_its_tests(row: Row) -> None:
         and any((ROOT / test.split("::")[0]).is_relative_to(place) for test in mutant.tests for place in places)
     ]
     assert caught
+
+
+@pytest.mark.parametrize("mutant", ALL, ids=lambda mutant: mutant.name)
+def test_a_mutant_fits_the_code_and_names_tests(mutant: Mutant) -> None:
+    """Here at once; that its tests notice it is what the long suite of the mutants shows."""
+    text = (ROOT / "src" / "holdfast" / mutant.file).read_text(encoding="utf-8")
+    assert text.count(mutant.old) == 1
+    assert mutant.new != mutant.old
+    assert mutant.tests
+    assert [test for test in mutant.tests if not (ROOT / test.split("::")[0]).exists()] == []
