@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import pathlib
 import shutil
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from typing import TypeVar
 
 import msgspec
 from inotify_simple import INotify, flags
@@ -21,6 +23,7 @@ from holdfast.events import Event, EventLog
 
 WEIGHTS = "adapter_model.safetensors"
 PLANTED = "00bad0"
+T = TypeVar("T")
 STALL_S = 5.0  # at least; a clean-up that keeps the two newest versions would have deleted what is held much earlier
 
 
@@ -37,6 +40,7 @@ class Faults:
         self._watch = watch
         self._events = events
         self.planted = ""
+        self.later: list[Callable[[], str]] = []  # what is only seen in the end
 
     def at(self, name: str) -> Callable[[], str]:
         return {
@@ -52,10 +56,17 @@ class Faults:
         """An inference server is killed; a supervisor starts it again. Sync fills it anew; clients ask the other."""
         self._say("kill -9 of inference server b", "serve-b")
         self._cast.now["serve-b"].kill_all()
-        mark, killed_s = self._watch.mark, time.monotonic()
+        mark, killed = self._watch.mark, dt.datetime.now(dt.UTC)
         self._stage.start_server("b")
-        self._cast.wait_for("server b to serve the newest weights again", lambda: self._serves("sync-b", mark))
-        return f"inference server killed: started again, and full again after {time.monotonic() - killed_s:.1f} s"
+        self.later.append(lambda: self._full_again(mark, killed))  # vLLM takes a minute, and training goes on
+        return "inference server killed, and started again"
+
+    def _full_again(self, mark: int, killed: dt.datetime) -> str:
+        (ready, *_) = self._cast.wait_for("server b to serve the newest weights again", lambda: self._serves(mark))
+        took = dt.datetime.fromisoformat(ready.time) - killed
+        return (
+            f"the inference server that was killed served the newest weights again after {took.total_seconds():.1f} s"
+        )
 
     def kill(self) -> str:
         """The node of rank 0 dies in the middle of a publish, all of its processes at once; later it comes back."""
@@ -79,11 +90,11 @@ class Faults:
         before = self._newest()
         self._say("the frozen trainer wakes up, and goes on publishing: a zombie", worker.node)
         wake([worker.pid])
-        self._cast.wait_for(
+        self._wait_for(
             "the zombie to be fenced", lambda: not is_there(worker.pid) or self._watch.events("fenced", since=mark)
         )
         wake([*others, worker.pid])
-        self._cast.wait_for("the zombie's worker to be gone", lambda: not is_there(worker.pid))
+        self._wait_for("the zombie's worker to be gone", lambda: not is_there(worker.pid))
         if not self._watch.events("fenced", since=mark):
             raise DemoFailed("the zombie ended without having been told that it was fenced")
         after = self._newest()
@@ -94,10 +105,10 @@ class Faults:
     def stall(self) -> str:
         """The orchestrator hangs while the trainer goes on; what it held is still there when it comes back."""
         pid = self._cast.now["orchestrator"].pid
-        held = self._cast.wait_for("the orchestrator to have work in store", lambda: self._frozen_with_work(pid))
+        held = self._wait_for("the orchestrator to have work in store", lambda: self._frozen_with_work(pid))
         self._say("the orchestrator is stalled", "orchestrator")
         stalled_s = time.monotonic()
-        self._cast.wait_for("two newer versions", lambda: self._num_newer(held) >= 2)
+        self._wait_for("two newer versions", lambda: self._num_newer(held) >= 2)
         time.sleep(max(0.0, STALL_S - (time.monotonic() - stalled_s)))  # how long it hangs: nothing is waited for
         newer, there = self._num_newer(held), str(held) in self._watch.there()
         wake([pid])
@@ -112,9 +123,7 @@ class Faults:
         self.planted = str(_plant(self._stage.trainer_channel / "versions", newest))
         self._say(f"a version with a wrong bit is planted: {self.planted}", "storage")
         mark = self._watch.mark
-        self._cast.wait_for(
-            "versions to go on beyond the planted one", lambda: len(self._watch.published(since=mark)) >= 2
-        )
+        self._wait_for("versions to go on beyond the planted one", lambda: len(self._watch.published(since=mark)) >= 2)
         return f"corrupted version planted ({self.planted})"
 
     def member(self) -> str:
@@ -122,7 +131,7 @@ class Faults:
         self._say("kill -9 of one of three etcd members", "control-m1")
         self._cast.now["control-m1"].kill_all()
         step = min(self._newest().step + 3, self._stage.run.config.steps)
-        self._cast.wait_for("training to go on", lambda: self._watch.reached(step))
+        self._wait_for("training to go on", lambda: self._watch.reached(step))
         self._stage.start_member("m1")
         return "etcd member killed: training went on, and it was started again"
 
@@ -131,6 +140,14 @@ class Faults:
     def _say(self, text: str, target: str) -> None:
         self._cast.say(text)
         self._events.emit("fault", text, target=target)
+
+    def _wait_for(self, what: str, condition: Callable[[], T]) -> T:
+        """As the cast does, but not beyond the end of the training: after that nothing would be survived."""
+        return self._cast.wait_for(what, lambda: condition() or self._not_over(what))
+
+    def _not_over(self, what: str) -> None:
+        if self._cast.now["orchestrator"].code is not None:
+            raise DemoFailed(f"the training was over before {what}")
 
     def _newest(self) -> Version:
         newest = self._watch.newest()
@@ -143,6 +160,7 @@ class Faults:
         staging = self._stage.trainer_channel / "staging"
         until_s = time.monotonic() + self._cast.limit_s
         while time.monotonic() < until_s:
+            self._not_over("a publish could be caught")
             worker = self._cast.workers().get(0)
             if worker is None or not self._watch.reached(1):
                 time.sleep(LOOK_S)
@@ -165,12 +183,12 @@ class Faults:
     def _next_cycle(self, mark: int, lost_s: float) -> str:
         """Wait until another trainer has published; how long each part took."""
         watch = self._watch
-        self._cast.wait_for("a round without the lost node", lambda: watch.events("round_committed", since=mark))
+        self._wait_for("a round without the lost node", lambda: watch.events("round_committed", since=mark))
         committed_s = time.monotonic() - lost_s
-        self._cast.wait_for("the next trainer's claim", lambda: watch.events("claimed", since=mark))
+        self._wait_for("the next trainer's claim", lambda: watch.events("claimed", since=mark))
         claimed_s = time.monotonic() - lost_s
-        cycle = self._cast.wait_for("its cycle", lambda: watch.events("claimed", since=mark)[0].fields.get("cycle"))
-        self._cast.wait_for(
+        cycle = self._wait_for("its cycle", lambda: watch.events("claimed", since=mark)[0].fields.get("cycle"))
+        self._wait_for(
             "its first version", lambda: any(version.cycle == cycle for version in watch.published(since=mark))
         )
         published_s = time.monotonic() - lost_s
@@ -179,10 +197,10 @@ class Faults:
             f"next version after {published_s:.1f} s"
         )
 
-    def _serves(self, consumer: str, mark: int) -> list[Event]:
-        """What this server is said to serve, proved, since `mark`."""
+    def _serves(self, mark: int) -> list[Event]:
+        """What server b is said to serve, proved, since `mark`."""
         told = self._watch.events("server_state", since=mark)
-        return [event for event in told if consumer in event.process and event.fields.get("state") == "ready"]
+        return [event for event in told if "sync-b" in event.process and event.fields.get("state") == "ready"]
 
     def _num_newer(self, held: Version) -> int:
         return sum((version.cycle, version.step) > (held.cycle, held.step) for version in self._watch.published())

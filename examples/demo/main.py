@@ -59,12 +59,12 @@ def play(run: Run, cast: Cast, options: Options, faults: list[str]) -> int:
     for fault in sorted(faults, key=FAULTS.__getitem__):
         step = max(2, round(FAULTS[fault] * run.config.steps))
         cast.wait_for(f"step {step}", lambda step=step: watch.reached(step))  # type: ignore[misc]
-        line = breaker.at(fault)()
-        events.emit("survived", line)
-        cast.say(f"survived: {line}")
-        survived.append(line)
+        survived.append(breaker.at(fault)())
+        events.emit("survived", survived[-1])
+        cast.say(f"survived: {survived[-1]}")
     cast.wait_for_ends("orchestrator", *NODES)
-    cast.say("the training has ended; servers and store are told to end")
+    cast.say("the training has ended")
+    survived += [look() for look in breaker.later]
     cast.terminate(*(f"sync-{host}" for host in HOSTS), *(f"serve-{host}" for host in HOSTS), *stage.controls)
     events.close()
     return conclude(watch, cast, survived, breaker.planted)
