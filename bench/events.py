@@ -1,4 +1,4 @@
-"""The part of `make bench` about seeing a run of 1 000 nodes, 200 servers and 10 000 versions: `status`, `report`, `trace`."""
+"""The part of `make bench` about seeing a run of 1 000 nodes, 200 servers, 10 000 versions: status, report, trace."""
 
 from __future__ import annotations
 
