@@ -99,11 +99,8 @@ MUTANTS = [
         (
             "clerk-beat-again",
             "a beat that could not be put is put again",
-            "        self._store.put_listed(self.keys.beats, self.node.member, encode(said))\n        self._dirty = ",
-            (
-                "        self._dirty = False\n        self._store.put_listed(self.keys.beats, self.node.member, encode(said))\n"
-                "        self._dirty = "
-            ),
+            "        self._store.put_listed(self.keys.beats, self.node.member, encode(said))\n",
+            "        self._dirty = False\n        self._store.put_listed(self.keys.beats, self.node.member, encode(said))\n",
             f"{_CLERK}test_a_good_bye_that_was_not_taken_is_said_again",
         ),
         (
