@@ -380,8 +380,9 @@ class Publisher:
                 self._events.emit("publish_failed", str(error), step=step, code=error.code)
                 raise
             if version != before:
-                said: dict[str, Any] = {"bytes": payload.num_bytes, "kind": payload.kind, "waited_s": round(waited_s, 3)}
-                self._events.emit("published", version=version, took_s=round(clock_s() - began_s - waited_s, 6), **said)
+                took_s = clock_s() - began_s - waited_s
+                said: dict[str, Any] = {"waited_s": round(waited_s, 3), "took_s": round(took_s, 6)}
+                self._events.emit("published", version=version, bytes=payload.num_bytes, kind=payload.kind, **said)
                 self._start.release()
             if self._sweeper is not None:
                 self._sweeper.wake()

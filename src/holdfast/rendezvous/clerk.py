@@ -221,6 +221,8 @@ class Clerk:
             self._joined = True
             said = {"run": self._run, "attempt": self.keys.attempt, "member": self.node.member}
             self._events.emit("joined", host=self.node.host, **said)
+            if self._state.beat.state is State.PARKED:
+                self._events.emit("parked", self._state.beat.reason, round=0)
         lease = lease_s(self._rules)
         left = self._state.beat.state is State.LEFT  # who has left beats no more, even if it keeps the store
         if self._dirty or (not left and self._is_due("beat", beat_s(lease))):

@@ -69,18 +69,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 WORDS = (
     *("attempt", "node", "infra_rank", "domain", "replacement_group", "address", "port_range", "health_check"),
     *("spares", "segment", "lease", "last_call", "stop", "timeout", "restart_budget", "node_budget"),
-    *(
-        "stop_grace",
-        "join",
-        "events",
-        "metrics",
-        "user",
-        "password_file",
-        "ca_file",
-        "cert_file",
-        "key_file",
-        "compact",
-    ),
+    *("stop_grace", "join", "events", "metrics"),
+    *("user", "password_file", "ca_file", "cert_file", "key_file", "compact"),
 )
 TORCH_WORDS = frozenset({"read_timeout", "is_host", "join_timeout", "last_call_timeout", "close_timeout", "rank"})
 
