@@ -19,6 +19,7 @@ NODES = ("node-0", "node-1", "node-2")
 HOSTS = ("a", "b")
 MEMBERS = ("m0", "m1", "m2")
 RESIDENTS = 16
+MEASURE_S = 5.0
 LINGER_S = 5.0  # a slow client may ask for a version's name this long after a newer one was served
 VLLM_PYTHON = ROOT / ".venv-vllm" / "bin" / "python"
 VLLM_OPTIONS = (
@@ -70,6 +71,12 @@ class Stage:
     def make_base(self) -> None:
         made = self.cast.start("base", sys.executable, "-m", "examples.rl.base", self.run.root)
         self.cast.wait_for("the base model", lambda: made.code == 0)
+
+    def measure(self) -> None:
+        """How late either mount sees what the other one does: without it, everybody goes by 90 s."""
+        self.cast.start("doctor-write", *_holdfast("doctor", self.trainer_channel, "--write"))
+        self.cast.start("doctor-read", *_holdfast("doctor", self.server_channel, "--read", "--seconds", MEASURE_S))
+        self.cast.wait_for_ends("doctor-write", "doctor-read")
 
     def start_store(self) -> None:
         if self.options.store == "tcp":
@@ -133,6 +140,8 @@ class Stage:
     def set_up(self) -> None:
         """Everybody, in an order that a job manager would not care about."""
         holdfast.Channel(self.trainer_channel).open(create=True)
+        if self.server_channel != self.trainer_channel:
+            self.measure()
         self.start_store()
         for name in NODES:
             self.start_node(name)

@@ -106,7 +106,9 @@ def orchestrate(run: Run, channel: holdfast.Channel, served: holdfast.Served) ->
     """Make batches until the trainer has published its last version."""
     config, batches, events = run.config, Batches(run.batches), channel.event_log("orchestrator")
     clients = Clients(served, config)
-    with channel.consumer("orchestrator") as consumer, ThreadPoolExecutor(config.prompts) as pool:
+    # It holds what it works with, but never opens the files: so it need not wait until sweepers elsewhere know of it.
+    following = channel.consumer("orchestrator", in_place=False)
+    with following as consumer, ThreadPoolExecutor(config.prompts) as pool:
         newest = consumer.wait_for(0)
         for number in itertools.count(batches.last() + 1):
             while not newest.metadata.get("final"):

@@ -247,6 +247,24 @@ def test_a_consumer_that_a_sweeper_elsewhere_has_not_listed_waits_before_it_load
             assert consumer.take(20.0) is not None
 
 
+def test_a_consumer_that_never_opens_the_files_needs_only_a_sweeper_elsewhere_that_waits_long_enough(
+    place: Place,
+) -> None:
+    elsewhere = "sweepers/000001-0123abcd.json"
+    with place.channel().publisher(sweep=False) as publisher:
+        _publish(publisher, 1)
+        own_s = place.channel().party().bound_s
+        place.storage().create(elsewhere, _sweeper_file(place, party=ELSEWHERE, bound_s=own_s - 1.0))
+        with (
+            place.channel().consumer("in-place") as in_place,
+            place.channel().consumer("follower", in_place=False) as follower,
+        ):
+            assert follower.take(0.0) is None
+            place.storage().replace(elsewhere, _sweeper_file(place, party=ELSEWHERE, bound_s=own_s))
+            assert follower.take(20.0) is not None
+            assert in_place.take(0.0) is None
+
+
 def _lives(place: Place, name: str) -> dict[str, Any]:
     """The files of a consumer's lives that are there: life -> record."""
     return {

@@ -169,6 +169,7 @@ class Channel:
         patience_s: float | None = None,
         poll_s: float | None = None,
         stage_bytes: int | None = None,
+        in_place: bool = True,
     ) -> Consumer:
         """A consumer of the channel, not yet opened; see `Consumer`."""
         from holdfast.channel.consumer import Consumer
@@ -182,6 +183,7 @@ class Channel:
             patience_s=patience_s,
             poll_s=poll_s,
             stage_bytes=stage_bytes,
+            in_place=in_place,
         )
 
     def sweeper(self, retention: Retention | None = None) -> Sweeper:
