@@ -20,6 +20,7 @@ pytestmark = pytest.mark.etcd
 
 HERE = pathlib.Path(__file__).resolve().parent
 SCRIPT = HERE.parents[1] / "examples" / "slurm" / "train.sbatch"
+COUNTING = HERE.parent / "support" / "counting.py"
 NODES = [f"127.0.0.{number}" for number in range(1, 5)]  # three train, one is the spare
 SEATS = 3
 JOB = "77"
@@ -43,7 +44,7 @@ class Batch:
         self.log = root / f"log-{restart}"
         with self.log.open("w") as log:
             self._process = subprocess.Popen(
-                ["bash", str(SCRIPT), str(HERE / "slurm" / "train.py"), str(root)],
+                ["bash", str(SCRIPT), str(COUNTING), str(root)],
                 env={**kept, **slurm, **options, **ports, **places, "OMP_NUM_THREADS": "1"},
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -1,4 +1,4 @@
-"""A worker that counts steps until ROOT/finish is there: python train.py ROOT. A drain makes it save and wait."""
+"""A worker that counts steps until ROOT/finish is there: python counting.py ROOT. A drain makes it save and wait."""
 
 from __future__ import annotations
 
@@ -16,7 +16,14 @@ def main(root: pathlib.Path) -> None:
     assert job is not None
     saved = root / f"saved-{job.rank}"
     step = int(saved.read_text()) if saved.exists() else 0
-    told = {"attempt": job.attempt, "round": job.round, "rank": job.rank, "world": job.world_size, "step": step}
+    told = {
+        "attempt": job.attempt,
+        "node": job.node,
+        "round": job.round,
+        "rank": job.rank,
+        "world": job.world_size,
+        "step": step,
+    }
     line = json.dumps({**told, "pid": os.getpid(), "agent": os.getppid()})
     (root / f"began-{job.attempt}-{job.round}-{job.rank}").write_text(line)
     while not (root / "finish").exists():
