@@ -74,7 +74,7 @@ def _parts(channel: Status | None, run: RunNow, cut: bool) -> list[Part]:
         parts.append(Part(len(run.servers), lambda size: _servers(run.servers, size, cut)))
     if channel is not None and channel.consumers:
         consumers = _worst_first(channel)
-        parts.append(Part(len(consumers), lambda size: _consumers(consumers, size)))
+        parts.append(Part(len(consumers), lambda size: _consumers(consumers, size, cut)))
     if channel is not None and channel.readers:
         readers = channel.readers
         parts.append(Part(len(readers), lambda size: _readers(channel, size)))
@@ -206,7 +206,7 @@ def _servers(servers: Sequence[ServerNow], size: int, cut: bool) -> RenderableTy
         style = {"ready": "", "updating": "", "unknown": "dim"}.get(one.state, "yellow")
         name = f"{_host(one.server)} {one.adapter}" if several else _host(one.server)
         serves = _short(one.version) if one.version else "nothing known"
-        why = "" if one.state == "ready" else one.reason
+        why = "" if one.state == "ready" else one.reason.removeprefix(one.server)
         made.add_row(
             text(name, style, cut=cut),
             text(serves, style),
@@ -237,15 +237,18 @@ def _worst_first(now: Status) -> list[ConsumerStatus]:
     return sorted(now.consumers, key=badness)
 
 
-def _consumers(consumers: Sequence[ConsumerStatus], size: int) -> RenderableType:
+def _consumers(consumers: Sequence[ConsumerStatus], size: int, cut: bool) -> RenderableType:
     made = table("consumer", "serves", "behind", "holds", "state", right=("holds",))
     for one in consumers[:size]:
         style = "dim" if one.life.state in ("closed", "silent") else ""
         made.add_row(
-            *(text(cell, style) for cell in (one.name, _serves(one), _behind(one), len(one.holds), _state(one)))
+            *(text(cell, style) for cell in (one.name, _serves(one), _behind(one), len(one.holds))),
+            text(_state(one), style, cut=cut),
         )
         for version, reason in list(one.refused.items())[-2:]:
-            made.add_row(text(""), text("refuses", "red"), text(_short(version)), text(""), text(reason, "red"))
+            made.add_row(
+                text(""), text("refuses", "red"), text(_short(version)), text(""), text(reason, "red", cut=cut)
+            )
     held = len({version for one in consumers for version in one.holds})
     current = sum(one.behind_versions == 0 for one in consumers[size:])
     return _with_rest(made, len(consumers) - size, f"{current} up to date; {held} versions are held in all")
@@ -270,7 +273,7 @@ def _state(one: ConsumerStatus) -> str:
     words = [one.life.text]
     words += [f"expired by {', '.join(one.expired_by)}"] if one.expired_by else []
     words += [f"not seen yet by {', '.join(one.unseen_by)}"] if one.unseen_by else []
-    words += [] if one.in_place else ["works on a copy"]
+    words += [] if one.in_place else ["copies"]
     return "; ".join(words)
 
 
