@@ -26,12 +26,12 @@ def test_a_small_run_is_told_whole(tmp_path: pathlib.Path) -> None:
     assert (run.totals.published, run.totals.swept, run.totals.faults) == (40, 37, 2)
     assert run.totals.served == run.totals.published - run.totals.refused
     assert run.totals.loads == run.totals.acknowledged
-    assert (run.totals.answered, run.totals.failed) == (2560, 0)
+    assert (run.totals.answered, run.totals.retried, run.totals.failed) == (2560, 3, 0)
     assert [round_.kind for round_ in run.rounds] == ["first", "failover", "failover"]
     assert run.left_out == {}
     series = {one.name: one for one in run.series}
     assert {"reward", "control_reward", "staleness", "loss"} <= series.keys()
-    assert "answered" not in series
+    assert not [name for name in series if name.startswith("requests_")]
     reward = series["reward"]
     assert reward.first_tenth is not None
     assert reward.last_tenth is not None
@@ -76,6 +76,16 @@ def test_what_a_real_channel_tells(directory: Place) -> None:
     assert {"publisher", "consumer-c", "sweeper"} <= lanes.keys()
     assert [bar[4].split()[0] for bar in lanes["consumer-c"].bars["hold"]] == names
     assert len(lanes["sweeper"].bars["announced"]) == len(lanes["sweeper"].bars["swept"]) == 1
+
+
+def test_requests_are_counted_since_each_process_began(scene: Scene) -> None:
+    for counts in ((5, 9, 2, 4), (10, 10)):
+        say = scene.file("orchestrator")
+        for place, count in enumerate(counts):
+            say(float(place), "measured", step=place, batch=place, requests_answered=count, requests_failed=-1)
+    run = scene.run()
+    assert (run.totals.answered, run.totals.failed) == (9 + 4 + 10, 0)
+    assert run.series == ()
 
 
 def test_names_without_end_are_only_counted(scene: Scene) -> None:

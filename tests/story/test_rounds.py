@@ -34,13 +34,14 @@ def phases(round_: Round) -> dict[str, float]:
 def test_the_phases_of_a_failover_add_up(scene: Scene) -> None:
     say = scene.file("agent-n0")
     told(scene, say)
-    scene.file("trainer")(23.0, "measured", step=3, loss=1.0)
+    scene.file("orchestrator")(21.5, "measured", step=3, reward=1.0)  # it never stopped
+    scene.file("publisher")(23.0, "published", version="c000002-s00000003-00000001")
     first, second = scene.run().rounds
     assert (first.kind, second.kind) == ("first", "failover")
     assert phases(second) == {"noticed": 1.5, "stopped": 0.7, "committed": 0.1, "started": 0.3}
     assert second.total_s == pytest.approx(2.6)
     assert second.start_s - scene.start_s == pytest.approx(18.5)
-    assert second.trains_again_s == pytest.approx(23.0 - 21.1)
+    assert second.output_again_s == pytest.approx(23.0 - 21.1)
     assert (second.number, second.num_seats, second.replaced) == (2, 2, REPLACED)
     assert second.reason == "n1.x last heard 1.5 s ago"
     assert all(phase.sure for phase in second.phases)
@@ -70,7 +71,7 @@ def test_nothing_but_the_commit_was_told(scene: Scene) -> None:
     second = scene.run().rounds[1]
     assert second.phases == ()
     assert second.total_s is None
-    assert second.trains_again_s is None
+    assert second.output_again_s is None
 
 
 @pytest.mark.parametrize("bad", [-1, 1e300, "1", None, [], {}, True])

@@ -96,6 +96,25 @@ def test_what_nobody_ended_goes_on_until_its_node_loses_its_seat(scene: Scene) -
     assert scene.bars(scene.run(), "agent-n1", "running") == [(0, 17)]
 
 
+def test_a_frozen_node_that_wakes_was_silent_since_it_lost_its_seat(scene: Scene) -> None:
+    frozen, chief = scene.file("agent-n1"), scene.file("agent-n0")
+    frozen(0.0, "running", round=1)
+    frozen(60.0, "stopping", round=1)
+    frozen(61.0, "left")
+    chief(0.0, "round_committed", round=1, plan="a", seats=["n0.x", "n1.x"])
+    chief(20.0, "round_proposed", round=2, plan="b")
+    chief(21.0, "round_committed", round=2, plan="b", replaced={"n1.x": "last heard 3.0 s ago"}, lost_s=3.0)
+    chief(90.0, "left")
+    run = scene.run()
+    assert scene.bars(run, "agent-n1", "running") == [(0, 17)]
+    assert scene.bars(run, "agent-n1", "silent") == [(17, 60)]
+
+
+def test_whoever_breaks_things_stands_above_all(scene: Scene) -> None:
+    scene.file("anybody")(0.0, "fault", "kill -9", target="agent-n0")
+    assert scene.lane(scene.run(), "anybody").group == "Faults"
+
+
 def test_a_wall_clock_that_jumps_back_makes_no_bar_negative(scene: Scene) -> None:
     say = scene.file("consumer-c")
     say(100.0, "given", version=V1)

@@ -225,8 +225,9 @@ def _training(events: pathlib.Path, story: Story) -> None:
             reward=round(min(1.0, max(0.0, reward)), 4),
             control_reward=round(0.17 + story.random.gauss(0, 0.03), 4),
             staleness=story.random.choice((0, 0, 1, 1, 1, 2)),
-            answered=64,
-            failed=0,
+            requests_answered=64 * (place + 1),
+            requests_retried=place // 10,
+            requests_failed=0,
         )
     for file in (orchestrator, trainer):
         file.close()

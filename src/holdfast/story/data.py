@@ -70,7 +70,7 @@ def _round(round_: Round, start_s: float) -> dict[str, Any]:
         "reason": round_.reason,
         "start": _ms(round_.start_s - start_s),
         "took": _ms(took_s),
-        "trains": None if round_.trains_again_s is None else _ms(round_.trains_again_s),
+        "trains": None if round_.output_again_s is None else _ms(round_.output_again_s),
         "phases": [[phase.name, _ms(phase.took_s), phase.sure] for phase in round_.phases],
     }
 

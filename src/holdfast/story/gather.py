@@ -18,7 +18,7 @@ from holdfast.core.names import parse_version
 from holdfast.eventfiles import Damage, iter_events
 from holdfast.events import Event
 from holdfast.story.bounded import Alike, Bars, Curve
-from holdfast.story.kinds import TROUBLES, group_of
+from holdfast.story.kinds import GROUPS, PLACES, TROUBLES, group_of
 from holdfast.story.rounds import Rounds
 from holdfast.story.run import Anomaly, Run, Series, Totals
 from holdfast.story.telling import NAME_CHARACTERS_MAX, FileClock, Item, Teller, clip, number
@@ -35,7 +35,7 @@ STEP_MAX = 10**12
 PROCESSES_PER_FILE_MAX = 8
 PUBLISHED, SERVED, SWEPT, REFUSED = 1, 2, 4, 8
 SERVE_SERIES = "published → first served (s)"
-COUNTS = ("answered", "failed")
+COUNTS = frozenset({"requests_answered", "requests_retried", "requests_failed"})
 
 Progress = Callable[[int], None]
 
@@ -58,7 +58,7 @@ class Gathering:
         self.troubles: dict[str, int] = {}
         self.rounds = Rounds()
         self.left_out: dict[str, int] = {}
-        self.activity_s = array("d")
+        self.published_s, self.measured_s = array("d"), array("d")
         self._limit = max(LANE_BARS_MIN, min(LANE_BARS_MAX, BARS_MAX // max(1, num_files)))
         self._curves: dict[str, Curve] = {}
         self._fates: dict[str, Fate] = {}
@@ -69,12 +69,13 @@ class Gathering:
         self._file = 0
         self._lanes: dict[tuple[str, str], Strand] = {}
         self._process: dict[str, str] = {}
+        self._counters: dict[str, int] = {}
 
     def read(self, path: pathlib.Path) -> None:
         """One whole file."""
         damage, clock, tellers = Damage(), FileClock(), dict[str, Teller]()
         self._file += 1
-        self._lanes, self._process = {}, {}
+        self._lanes, self._process, self._counters = {}, {}, {}
         for event in iter_events(path, damage):
             at_s = clock.place(event)
             if at_s is None:
@@ -96,8 +97,7 @@ class Gathering:
 
     def run(self) -> Run:
         """What all that was read makes."""
-        self.activity_s = array("d", sorted(self.activity_s))
-        rounds = self.rounds.tell(self.activity_s)
+        rounds = self.rounds.tell(sorted(self.published_s or self.measured_s))
         replaced: dict[str, list[float]] = {}
         for round_ in rounds:
             for member, why in list(round_.replaced.items()):
@@ -140,6 +140,8 @@ class Gathering:
         if item.trouble:
             self._trouble(item.trouble, process, item.start_s, item.version, item.reason)
         strand = self._strand(process, item.server)
+        if item.kind == "fault":  # whoever breaks things stands above all
+            strand.group = GROUPS[0]
         if item.server:
             strand.touch(item.start_s + item.took_s)
         text = f"{item.version}  {item.reason}" if item.version else item.reason
@@ -157,10 +159,10 @@ class Gathering:
             case "round_committed" | "round_proposed" | "round_running" | "running":
                 self.rounds.hear(self._file, at_s, event)
             case "measured":
-                self._active(at_s)
+                _put(self.measured_s, at_s)
                 self._measure(event, at_s)
             case "published":
-                self._active(at_s)
+                _put(self.published_s, at_s)
                 self._count("bytes", int(number(event.fields.get("bytes")) or 0))
                 self._fate(event, at_s, PUBLISHED)
             case "acknowledged":
@@ -177,21 +179,23 @@ class Gathering:
             case "outcome":
                 self._end(event, at_s)
 
-    def _active(self, at_s: float) -> None:
-        if len(self.activity_s) < ACTIVITY_MAX:
-            self.activity_s.append(at_s)
-
     def _measure(self, event: Event, at_s: float) -> None:
         fields: dict[str, Any] = event.fields
         step = number(fields.get("step"))
         for name, value in fields.items():
             found = number(value)
-            if name == "step" or found is None:
+            if name in PLACES or found is None:
                 continue
-            if name in COUNTS and 0 <= found < STEP_MAX:
-                self._sums[name] = self._sums.get(name, 0) + int(found)
+            if name in COUNTS:
+                self._sum(name, int(min(max(0.0, found), STEP_MAX)))
             elif step is not None and 0 <= step < STEP_MAX:
                 self._curve(clip(name, NAME_CHARACTERS_MAX), int(step), found, at_s)
+
+    def _sum(self, name: str, now: int) -> None:
+        """`name` stands at `now` in this file; it falls only where the process began anew."""
+        before = self._counters.get(name, 0)
+        self._sums[name] = self._sums.get(name, 0) + now - (before if now >= before else 0)
+        self._counters[name] = now
 
     def _curve(self, name: str, step: int, value: float, at_s: float) -> None:
         curve = self._curves.get(name)
@@ -296,11 +300,17 @@ class Gathering:
             refused=sum(bool(fate.marks & REFUSED) for fate in fates),
             loads=self._counts.get("loads", 0),
             acknowledged=self._counts.get("acknowledged", 0),
-            answered=self._sums.get("answered"),
-            failed=self._sums.get("failed"),
+            answered=self._sums.get("requests_answered"),
+            retried=self._sums.get("requests_retried"),
+            failed=self._sums.get("requests_failed"),
             serve_s=statistics.median(waits_s) if waits_s else None,
             faults=self._counts.get("faults", 0),
         )
+
+
+def _put(times_s: array[float], at_s: float) -> None:
+    if len(times_s) < ACTIVITY_MAX:
+        times_s.append(at_s)
 
 
 def gather(files: Sequence[pathlib.Path], progress: Progress = lambda done_bytes: None) -> Run:

@@ -19,6 +19,7 @@ BARS = {
     "running": "workers run",
     "stopping": "ends its workers",
     "done": "done",
+    "silent": "lost its seat, does not know it",
     "unhealthy": "unhealthy",
     "store_away": "store away",
     "publishing": "publishes",
@@ -125,6 +126,8 @@ SILENT = frozenset(
     {"waiting", "registered", "taken_over", "given", "released", "closed", "garbage", "buried", "tombstone"}
     | {"server_state", "engine_did", "left", "store_back", "joined", "server_still"}
 )
+
+PLACES = frozenset({"step", "batch"})  # of what is measured: where one stands; no series
 
 GROUPS = ("Faults", "Nodes", "Training", "Servers", "Consumers", "Sweepers")
 _PREFIXES = (

@@ -146,7 +146,7 @@ def _failovers(run: Run) -> str:
         return _section("failovers", "Failovers", "", empty)
     note = (
         "From the lost node's last sign of life until every node's workers run again, by the coordinator's own clock; "
-        "then until something is measured or published again, by wall clocks."
+        "then until the next version is published, by wall clocks."
     )
     if not failovers:
         said = f"Nobody was lost: {plural(len(run.rounds), 'round', 'rounds')}, none of them forced."

@@ -55,25 +55,25 @@ class Rounds:
         elif event.event == "round_running":
             self._running.setdefault((key[0], file), _said(file, at_s, event))
 
-    def tell(self, activity_s: Sequence[float]) -> list[Round]:
-        """All rounds by time. `activity_s`: when something was measured or published, sorted."""
+    def tell(self, output_s: Sequence[float]) -> list[Round]:
+        """All rounds by time. `output_s`: when training brought something forth, sorted."""
         told = sorted(self._committed.items(), key=lambda item: item[1].at_s)
         ends_s = [*(said.at_s for _, said in told[1:]), float("inf")][: len(told)]
         return [
-            self._round(key, said, first=place == 0 or key[0] == 1, end_s=end_s, activity_s=activity_s)
+            self._round(key, said, first=place == 0 or key[0] == 1, end_s=end_s, output_s=output_s)
             for place, ((key, said), end_s) in enumerate(zip(told, ends_s, strict=True))
         ]
 
     def _round(
-        self, key: tuple[int, str], said: Said, *, first: bool, end_s: float, activity_s: Sequence[float]
+        self, key: tuple[int, str], said: Said, *, first: bool, end_s: float, output_s: Sequence[float]
     ) -> Round:
         fields = said.fields
         replaced: dict[str, str] = fields["replaced"]
         phases, before_s = self._phases(key, said, first=first)
         ran = any(phase.name == "started" for phase in phases)
         runs_s = said.at_s + (phases[-1].took_s if ran else 0.0)
-        again = bisect.bisect_right(activity_s, runs_s)
-        trains_s = activity_s[again] if again < len(activity_s) and activity_s[again] < end_s else None
+        again = bisect.bisect_right(output_s, runs_s)
+        trains_s = output_s[again] if again < len(output_s) and output_s[again] < end_s else None
         return Round(
             number=key[0],
             plan=key[1],
@@ -87,7 +87,7 @@ class Rounds:
             replaced=replaced,
             phases=phases,
             total_s=sum(phase.took_s for phase in phases) if ran else None,
-            trains_again_s=trains_s - runs_s if trains_s is not None and ran else None,
+            output_again_s=trains_s - runs_s if trains_s is not None and ran else None,
         )
 
     def _phases(self, key: tuple[int, str], said: Said, *, first: bool) -> tuple[tuple[Phase, ...], float]:

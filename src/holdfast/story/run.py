@@ -36,6 +36,7 @@ class Round(msgspec.Struct, frozen=True, kw_only=True):
         kind: "first"; "failover": a node lost its seat; "restart": its workers began anew; "wanted": drain, or growth.
         start_s: when its first phase began, on the wall clock of the coordinator.
         total_s: of all phases until every node's workers run; None: that is not told.
+        output_again_s: from there to the next version published (where none ever is: to the next measurement).
     """
 
     number: int
@@ -50,7 +51,7 @@ class Round(msgspec.Struct, frozen=True, kw_only=True):
     replaced: dict[str, str] = {}
     phases: tuple[Phase, ...] = ()
     total_s: float | None = None
-    trains_again_s: float | None = None
+    output_again_s: float | None = None
 
 
 class Series(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,7 +82,7 @@ class Totals(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         served: versions that some consumer acknowledged; swept, refused: versions, not events.
-        answered, failed: requests.
+        answered, retried, failed: requests.
         serve_s: of the versions: median from published to first acknowledged (seconds, by wall clocks).
     """
 
@@ -96,6 +97,7 @@ class Totals(msgspec.Struct, frozen=True, kw_only=True):
     loads: int = 0
     acknowledged: int = 0
     answered: int | None = None
+    retried: int | None = None
     failed: int | None = None
     serve_s: float | None = None
     faults: int = 0

@@ -27,7 +27,7 @@ def round_table(run: Run, text: Text) -> str:
         '<div class="scroll" tabindex="0" role="region" aria-label="Rounds"><table class="wide">'
         f'<caption class="sr">{caption}</caption><thead><tr><th scope="col">Round</th><th scope="col">At</th>'
         f'<th scope="col">Why</th>'
-        f'{heads}<th class="n" scope="col">total</th><th class="n" scope="col">first step after</th>'
+        f'{heads}<th class="n" scope="col">total</th><th class="n" scope="col">next version</th>'
         f'<th scope="col"><span class="sr">Show</span></th></tr></thead><tbody>{rows}</tbody></table></div>'
     )
 
@@ -36,19 +36,19 @@ def _round_row(run: Run, round_: Round, text: Text) -> str:
     took = {phase.name: f"{'' if phase.sure else '≈ '}{lasting(phase.took_s)}" for phase in round_.phases}
     cells = "".join(f'<td class="n" data-name="{label}">{took.get(name, "")}</td>' for name, label in PHASES)
     total = lasting(round_.total_s) if round_.total_s is not None else ""
-    again = f"≈ {lasting(round_.trains_again_s)}" if round_.trains_again_s is not None else ""
+    again = f"≈ {lasting(round_.output_again_s)}" if round_.output_again_s is not None else ""
     seats = plural(round_.num_seats, "seat", "seats") + (
         f", {plural(round_.num_spares, 'spare', 'spares')}" if round_.num_spares else ""
     )
     first_ms = (round_.start_s - run.start_s) * 1000
-    last_ms = first_ms + ((round_.total_s or 0.0) + (round_.trains_again_s or 0.0) + 0.5) * 1000
+    last_ms = first_ms + ((round_.total_s or 0.0) + (round_.output_again_s or 0.0) + 0.5) * 1000
     show = f'<button type="button" data-from="{first_ms - 1500:.0f}" data-to="{last_ms + 1500:.0f}">show</button>'
     why = text(round_.reason) if round_.kind == "first" else f"{KINDS[round_.kind]}: {text(round_.reason)}"
     at = elapsed(round_.committed_s - run.start_s)
     return (
         f'<tr><td data-name="round">{round_.number}</td><td class="t" data-name="at">{at}</td>'
         f'<td data-name="why"><div>{why}<br><span class="note">{seats}</span></div></td>'
-        f'{cells}<td class="n" data-name="total"><b>{total}</b></td><td class="n" data-name="first step">{again}</td>'
+        f'{cells}<td class="n" data-name="total"><b>{total}</b></td><td class="n" data-name="next version">{again}</td>'
         f"<td>{show}</td></tr>"
     )
 

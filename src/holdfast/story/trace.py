@@ -17,7 +17,7 @@ from typing import Any
 
 from holdfast.eventfiles import Damage, iter_events
 from holdfast.events import Event
-from holdfast.story.kinds import BARS, GROUPS, KINDS, group_of
+from holdfast.story.kinds import BARS, GROUPS, KINDS, PLACES, group_of
 from holdfast.story.rounds import Rounds
 from holdfast.story.telling import NAME_CHARACTERS_MAX, FileClock, Item, Teller, clip, number
 
@@ -81,7 +81,7 @@ class Tracing:
             return
         for name, value in event.fields.items():
             found = number(value)
-            if found is None or name == "step":
+            if found is None or name in PLACES:
                 continue
             counter = clip(f"{process} {name}", 2 * NAME_CHARACTERS_MAX)
             if counter in self._counters or len(self._counters) < COUNTERS_MAX:

@@ -60,6 +60,8 @@ def weave(
     end_s = max(s.last_s for s in near)
     rows = [row for named in _by_name(near).values() for row in _rows(named)][:LANES_MAX]
     for row, _ in rows:
+        for strand in row:
+            _cut(strand, replaced.get(strand.process, []))
         _end_what_is_open(row, replaced.get(row[0].process, []), end_s)
     _shrink(near, bars_max)
     lanes = [_lane(row, number) for row, number in rows]
@@ -77,6 +79,16 @@ def _middle(strands: Sequence[Strand]) -> float:
         if seen >= half:
             return (strand.first_s + strand.last_s) / 2
     raise AssertionError("unreachable")
+
+
+def _cut(strand: Strand, replaced_s: list[float]) -> None:
+    """What a frozen node believed to be, from when it had lost its seat until it woke, is told as such."""
+    for kind in ("running", "ready"):
+        for place, bar in enumerate(strand.bars[kind].bars if kind in strand.bars else ()):
+            lost_s = min((at_s for at_s in replaced_s if bar[0] < at_s < bar[1]), default=None)
+            if lost_s is not None and bar[2] == 1:
+                strand.bars[kind].bars[place] = (bar[0], lost_s, 1, lost_s - bar[0], bar[4])
+                strand.bars.setdefault("silent", Bars(strand.bars[kind].limit)).add(lost_s, bar[1] - lost_s, bar[4])
 
 
 def _shrink(strands: Sequence[Strand], bars_max: int) -> None:

@@ -127,7 +127,8 @@ def tiles(run: Run) -> list[Tile]:
         found.append(_failovers(run))
     if totals.answered is not None or totals.failed is not None:
         failed = totals.failed or 0
-        more = f"answered, {count(failed)} failed"
+        retried = f"{count(totals.retried)} retried, " if totals.retried else ""
+        more = f"answered, {retried}{count(failed)} failed"
         found.append(Tile(name="Requests", value=count(totals.answered or 0), more=more, bad=failed > 0))
     named = {series.name: series for series in run.series}
     if "reward" in named:

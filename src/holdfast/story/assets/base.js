@@ -8,7 +8,7 @@ const DARK = window.matchMedia("(prefers-color-scheme: dark)");
 // Bars: [colour, thickness, place in the row]; marks: [colour, shape].
 const BAR = {
   parked: ["--pale", 0.5, 0.5], ready: ["--sky", 0.62, 0.5], running: ["--green", 0.62, 0.5], stopping: ["--orange", 0.62, 0.5],
-  done: ["--grey", 0.62, 0.5], unhealthy: ["--red", 0.62, 0.5], store_away: ["--red", 0.16, 0.9],
+  done: ["--grey", 0.62, 0.5], silent: ["--red", 0.12, 0.5], unhealthy: ["--red", 0.62, 0.5], store_away: ["--red", 0.16, 0.9],
   publishing: ["--sky", 0.42, 0.5], serving: ["--blue", 0.5, 0.5], updating: ["--sky", 0.5, 0.5], lagging: ["--orange", 0.5, 0.5], quarantined: ["--red", 0.5, 0.5],
   gone: ["--red", 0.2, 0.5], unknown: ["--pale", 0.3, 0.5],
   load: ["--pink", 0.78, 0.5], engine: ["--grey", 0.3, 0.5], hold: ["--sky", 0.42, 0.5], announced: ["--pale", 0.42, 0.5],
@@ -21,7 +21,7 @@ const MARK = {
 };
 const PHASES = {
   noticed: ["--red", "last sign of life → found lost"], stopped: ["--orange", "→ every node said yes"],
-  committed: ["--grey", "→ committed"], started: ["--green", "→ workers run"], trains: ["--sky", "→ first step after"],
+  committed: ["--grey", "→ committed"], started: ["--green", "→ workers run"], trains: ["--sky", "→ next version published"],
 };
 
 let colours = {};
