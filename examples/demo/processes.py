@@ -37,6 +37,7 @@ class Process:
         self.killed = False
         self.log = log
         environment = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", MARK: mark}
+        environment["SPT_NOENV"] = "1"  # vLLM's processes name themselves, and would overwrite the mark
         with log.open("ab") as file:
             # A group of its own, so that Ctrl-C reaches the director alone, who then ends the others in order.
             self._popen = subprocess.Popen(

@@ -140,6 +140,7 @@ def test_a_kill_every_five_seconds(run: Run, cast: Cast, tmp_path: pathlib.Path)
     cast.terminate("sync-a", "sync-b", "serve-a", "serve-b", "control")
     assert cast.end_all() == [], chaos.done
     assert {process.name: process.code for process in cast.all if not process.killed and process.code} == {}
+    print(f"{len(chaos.done)} kills, {newest.step + STEPS_AFTER} steps, {newest.cycle + 1} cycles; grown by {grown}")
     _nothing_lies_about(run, watch)
     _all_answers_are_of_their_versions(archive)
 
@@ -165,3 +166,6 @@ def _all_answers_are_of_their_versions(archive: Archive) -> None:
     first, last = versions[0], max(group.version for group in groups)
     others = archive.differences(groups, [first if group.version == last else last for group in groups])
     assert max(others) > 10 * SAME, "versions that all answer alike would prove nothing"
+    print(
+        f"{len(groups)} groups of answers by {len({group.version for group in groups})} versions; at most {max(own):.1e} off"
+    )
