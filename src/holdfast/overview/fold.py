@@ -16,6 +16,7 @@ from holdfast.story.telling import clip, number
 
 ANOMALIES_MAX = 200
 SERIES_MAX = 50
+_PERHAPS = frozenset(TROUBLES) | {"server_state", "outcome"}
 
 
 def tell(heard: Heard, *, newest: str | None = None, present: Iterable[str] = ()) -> RunNow:
@@ -81,6 +82,8 @@ def _anomalies(tails: Sequence[Tail]) -> list[Anomaly]:
     alike = Alike(ANOMALIES_MAX)
     for tail in reversed(tails):
         for event in reversed(tail.events):
+            if event.event not in _PERHAPS:
+                continue
             kind = _trouble(event.event, event.fields.get("ending"), event.fields.get("state"))
             if kind:
                 process, version = clip(event.process, 120), clip(event.version or "", 120)

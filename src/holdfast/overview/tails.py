@@ -13,7 +13,7 @@ from holdfast.eventfiles import find_event_files, tail_events
 from holdfast.events import Event
 
 FILES_MAX = 5_000
-BYTES_MAX = 24 * 2**20  # of all files together
+BYTES_MAX = 12 * 2**20  # of all files together
 AGENT_BYTES = 8 * 2**10  # an agent says a few lines each round
 LEAST_BYTES, MOST_BYTES = 8 * 2**10, 512 * 2**10
 DEEP_BYTES, DEEP_FILES = 2 * 2**20, 8  # coordinators' files: a line with a thousand seats is 30 kB
@@ -68,9 +68,10 @@ class TailReader:
     def look(self) -> Heard:
         """UsageError: as `find_event_files`."""
         found = _newest_first(find_event_files(self._places))
-        num_agents = sum(path.name.startswith(AGENT) for path, _ in found[:FILES_MAX])
-        num_others = len(found[:FILES_MAX]) - num_agents
-        share = (BYTES_MAX - DEEP_BYTES - num_agents * AGENT_BYTES) // max(1, num_others)
+        agents = [status.st_size for path, status in found[:FILES_MAX] if path.name.startswith(AGENT)]
+        num_others = len(found[:FILES_MAX]) - len(agents)
+        left = BYTES_MAX - DEEP_BYTES - sum(min(AGENT_BYTES, size) for size in agents)
+        share = left // max(1, num_others)
         share = min(max(share, LEAST_BYTES), MOST_BYTES)
         tails: list[Tail] = []
         num_bytes = num_publishers = 0
