@@ -54,6 +54,22 @@ def test_the_job_is_told_from_its_agents_files(run: Run, tmp_path: pathlib.Path)
     assert "1.5 s (noticed 1.1, stopped 0.3, started 0.1)" in done.out
 
 
+def test_nodes_that_are_not_well_are_named_and_with_all_every_one(run: Run, tmp_path: pathlib.Path) -> None:
+    job(tmp_path / "e")
+    log = say(tmp_path / "e", "agent-n4")
+    log.emit("unhealthy", "nvidia-smi failed", round=0)
+    log.close()
+    out = run("status", "--events", tmp_path / "e").out
+    (line,) = (line for line in out.splitlines() if line.split()[:1] == ["n4"])
+    assert line.split() == ["n4", "unhealthy", "nvidia-smi", "failed"]
+    assert "1 unhealthy" in out
+    out = run("status", "--events", tmp_path / "e", "--all").out
+    assert [line.split()[:3] for line in out.splitlines() if "running" in line] == [
+        ["0", "n0", "running"],
+        ["1", "n2", "running"],
+    ]
+
+
 def test_json_has_the_run_beside_the_channel(run: Run, filled: Filled) -> None:
     job(filled.path / "events")
     log = say(filled.path / "events", "sync-gpu-0")

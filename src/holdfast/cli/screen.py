@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from holdfast.channel.status import ConsumerStatus, Status, VersionStatus, retention_from
 from holdfast.cli.output import facts, num_bytes, table, text
 from holdfast.core.names import parse_version
-from holdfast.overview.now import Anomaly, Failover, JobNow, Measured, RunNow, ServerNow
+from holdfast.overview.job import SILENT_S
+from holdfast.overview.now import Anomaly, Failover, JobNow, Measured, NodeNow, RunNow, ServerNow
 
 if TYPE_CHECKING:
     from rich.console import Console, Group, RenderableType
@@ -22,6 +23,7 @@ VALUE_CHARACTERS = 150  # of a fact: two lines of a narrow terminal
 NAME_CHARACTERS = 24
 SERIES_FIRST = ("reward", "staleness", "loss")
 SERIES_SHOWN = 5
+WELL = ("running", "parked", "ready", "done", "left")
 COUNTS = ("answered", "failed")  # of requests, since the line before: no measure of now
 
 
@@ -70,6 +72,9 @@ def shares(lines: int, wants: Sequence[int]) -> list[int]:
 
 def _parts(channel: Status | None, run: RunNow, cut: bool) -> list[Part]:
     parts = []
+    nodes = _nodes_to_show(run.job, cut) if run.job is not None else []
+    if nodes:
+        parts.append(Part(len(nodes), lambda size: _node_table(nodes, size, cut)))
     if run.servers:
         parts.append(Part(len(run.servers), lambda size: _servers(run.servers, size, cut)))
     if channel is not None and channel.consumers:
@@ -197,6 +202,31 @@ def _retention(now: Status) -> str:
 
 
 # The tables
+
+
+def _nodes_to_show(job: JobNow, cut: bool) -> list[NodeNow]:
+    """Those that are not as they should be; all of them where there is room for everything."""
+    if not cut:
+        return job.nodes
+    if job.outcome is not None:
+        return []
+    odd = [node for node in job.nodes if node.state not in WELL or (node.silent_s > SILENT_S and node.state != "left")]
+    return sorted(odd, key=lambda node: (node.group_rank is None, node.state == "replaced", -node.silent_s, node.node))
+
+
+def _node_table(nodes: Sequence[NodeNow], size: int, cut: bool) -> RenderableType:
+    made = table("rank", "node", "state", "why", right=("rank",), fixed=("node", "state"))
+    for node in nodes[:size]:
+        silent = f", silent {node.silent_s:.0f} s" if node.silent_s > SILENT_S and node.state != "left" else ""
+        style = "" if node.state in WELL and not silent else "yellow" if node.group_rank is not None else "dim"
+        cells = ("" if node.group_rank is None else node.group_rank, _cut(node.node, cut, NAME_CHARACTERS))
+        made.add_row(
+            *(text(cell, style) for cell in cells),
+            text(node.state + silent, style),
+            text(node.reason, style, cut=cut),
+        )
+    states = Counter(node.state for node in nodes[size:])
+    return _with_rest(made, len(nodes) - size, ", ".join(f"{count} {state}" for state, count in states.items()))
 
 
 def _servers(servers: Sequence[ServerNow], size: int, cut: bool) -> RenderableType:
