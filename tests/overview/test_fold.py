@@ -136,6 +136,15 @@ def test_a_seated_node_that_is_silent_needs_a_person(files: Files) -> None:
     assert now.job.spares == 0
 
 
+def test_a_job_whose_agents_have_all_died_needs_a_person(files: Files) -> None:
+    begin(files)
+    assert files.now(now_s=START_S + 300).problems == []
+    wanted = "no agent has been heard for 394 s by this machine's clock, and there is no outcome"
+    assert files.now(now_s=START_S + 400).problems == [wanted]
+    files.say("agent-n0", 7, "outcome", "all 2 nodes are done", ending="succeeded", code=0)
+    assert files.now(now_s=START_S + 400).problems == []
+
+
 @pytest.mark.parametrize(("ending", "problems"), [("succeeded", 0), ("stopped", 0), ("failed", 1)])
 def test_the_outcome(files: Files, ending: str, problems: int) -> None:
     begin(files)

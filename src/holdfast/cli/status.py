@@ -101,9 +101,9 @@ class Looker:
         channel = self._reader.look() if self._reader is not None else None
         heard = self._heard()
         if channel is None:
-            return Look(None, fold.tell(heard))
+            return Look(None, fold.tell(heard, now_s=time.time()))
         present = [row.version for row in channel.versions if row.in_lineage]
-        return Look(channel, fold.tell(heard, newest=channel.newest, present=present))
+        return Look(channel, fold.tell(heard, newest=channel.newest, present=present, now_s=time.time()))
 
     def _heard(self) -> Heard:
         found = [self._tails.look()] if self._tails is not None else []

@@ -19,11 +19,12 @@ SERIES_MAX = 50
 _PERHAPS = frozenset(TROUBLES) | {"server_state", "outcome"}
 
 
-def tell(heard: Heard, *, newest: str | None = None, present: Iterable[str] = ()) -> RunNow:
+def tell(heard: Heard, *, newest: str | None = None, present: Iterable[str] = (), now_s: float | None = None) -> RunNow:
     """The run that `heard` tells of.
 
     Args:
         newest, present: what the channel itself shows: its newest version, and all that are there of its lineage.
+        now_s: this machine's time (seconds since 1970): should all agents have died at once, nothing else tells.
     """
     tails = heard.tails
     line = versions.line(tails, newest, present)
@@ -41,7 +42,8 @@ def tell(heard: Heard, *, newest: str | None = None, present: Iterable[str] = ()
             bytes=heard.num_bytes,
             last=_iso(tails[-1].changed_s) if tails else None,
         ),
-        problems=(jobs.problems(job) if job is not None else []) + servers.problems(found),
+        problems=(jobs.problems(job, jobs.unheard_s(heard, now_s)) if job is not None else [])
+        + servers.problems(found),
     )
 
 

@@ -15,6 +15,7 @@ from holdfast.story.kinds import NODE_STATES
 from holdfast.story.telling import FileClock, clip, number
 
 SILENT_S = 100.0  # an agent touches its file every 30 s
+UNHEARD_S = 300.0  # two machines' clocks may differ
 FORGOTTEN_S = 24 * 3600.0
 SEATS_MAX = 100_000
 REPLACED_MAX = 20
@@ -135,11 +136,19 @@ def _decided(agents: Sequence[Tail]) -> Decided:
     return decided
 
 
-def problems(job: JobNow) -> list[str]:
-    """What of it needs a person."""
+def unheard_s(heard: Heard, now_s: float | None) -> float:
+    """For how long no agent's file has changed, if this machine's clock and the storage's agree (seconds)."""
+    changed_s = [tail.changed_s for tail in heard.tails if tail.events and tail.events[-1].process.startswith(AGENT)]
+    return max(0.0, now_s - max(changed_s)) if now_s is not None and changed_s else 0.0
+
+
+def problems(job: JobNow, unheard_s: float = 0.0) -> list[str]:
+    """What of it needs a person. `unheard_s`: for how long no agent has been heard."""
     if job.outcome is not None:
         ended = job.outcome
         return [f"the job has {ended.ending}: {ended.reason}"] if ended.ending not in ("succeeded", "stopped") else []
+    if unheard_s > UNHEARD_S and any(node.state != "left" for node in job.nodes):
+        return [f"no agent has been heard for {unheard_s:.0f} s by this machine's clock, and there is no outcome"]
     found = [f"the job waits: {job.waiting}"] if job.waiting.startswith("waiting") else []
     silent = [node for node in job.nodes if node.group_rank is not None and node.silent_s > SILENT_S]
     if silent:
