@@ -78,7 +78,7 @@ test: $(STAMP) ## the fast tests, without root: under five minutes on two cores
 	@$(RUN) -m pytest -q -n 4 $(ARGS)
 
 heavy: $(STAMP) vllm-venv integrations-venv ## the long suites one after the other (nfs needs root; nfs, etcd and browser Debian's packages)
-	@for suite in model mutants kill nfs sim vllm etcd agents browser; do $(RUN) -m pytest -q -m $$suite tests/$$suite $(ARGS); done
+	@for suite in model mutants kill nfs sim vllm etcd agents browser demo; do $(RUN) -m pytest -q -m $$suite tests/$$suite $(ARGS); done
 	@$(TRL_VENV)/bin/python -m pytest -q -m integrations $(ARGS)
 
 bench: $(STAMP) ## speed, as ratios
@@ -96,10 +96,11 @@ format: $(STAMP) ## put the code into its form
 	@$(RUN) -m ruff format .
 
 soak: export HOLDFAST_SOAK := 1
-soak: $(STAMP) ## kill -9, the simulation and the random tests, ten times as long
+soak: $(STAMP) ## half an hour of kills while an RL job trains; kill -9, the simulation and the random tests, ten times as long
+	@$(RUN) -m pytest -q -rP -m demo tests/demo --timeout 7200 $(ARGS)
 	@$(RUN) -m pytest -q -m kill tests/kill --timeout 3600 $(ARGS)
 	@$(RUN) -m pytest -q -n 2 -m sim tests/sim --timeout 36000 $(ARGS)
-	@$(RUN) -m pytest -q -n 2 -m 'hypothesis and not model and not mutants and not kill and not nfs and not vllm and not etcd and not agents and not sim and not integrations and not browser' --timeout 3600 $(ARGS)
+	@$(RUN) -m pytest -q -n 2 -m 'hypothesis and not model and not mutants and not kill and not nfs and not vllm and not etcd and not agents and not sim and not integrations and not browser and not demo' --timeout 3600 $(ARGS)
 
 clean: ## remove what can be made again
 	@rm -rf $(VENV) $(VLLM_VENV) $(TRL_VENV) build dist reports src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
