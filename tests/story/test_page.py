@@ -13,9 +13,12 @@ from typing import Any
 import pytest
 
 from holdfast.eventfiles import find_event_files
-from holdfast.story.gather import gather
+from holdfast.story.gather import ANOMALIES_MAX, POINTS_MAX, SERIES_MAX, gather
 from holdfast.story.kinds import BARS, GROUPS, MARKS
 from holdfast.story.page import page
+from holdfast.story.rounds import ROUNDS_MAX
+from holdfast.story.run import Anomaly, Lane, Round, Run, Series, Totals
+from holdfast.story.weave import LANES_MAX
 from holdfast.story.words import elapsed, figure, lasting, size
 from tests.story.conftest import Scene
 from tests.support.manyevents import Scale, write
@@ -150,6 +153,29 @@ def test_empty_parts_say_so(scene: Scene) -> None:
     for words in ("No rounds", "Nothing was measured", "Nothing went wrong", "no job: only a channel"):
         assert words in made
     Page(made)
+
+
+def test_the_fullest_page_that_can_be_is_bounded() -> None:
+    text = "\u4e16 <&>" * 50
+    bars = [(float(at), at + 0.5, 3, 0.25, f"{at} {text}") for at in range(6)]
+    lane = Lane(name=text[:120], group="Nodes", first_s=0.0, last_s=1e6, bars={"running": bars})
+    round_ = Round(number=1, plan="a", kind="failover", reason=text, coordinator=text, start_s=1.0, committed_s=2.0)
+    points = [(step, 1.23456789e-7, -1.23456789e-7, 1.23456789e7, 1000, 1e6) for step in range(POINTS_MAX)]
+    series = Series(name=text[:120], points=points, num=1, first_tenth=None, last_tenth=None)
+    said = {"what": text, "process": text[:120], "version": text[:120], "reason": text, "num": 3}
+    anomaly = Anomaly(kind="refused", first_s=0.0, last_s=9.0, **said)
+    run = Run(
+        start_s=0.0,
+        end_s=1e6,
+        outcome=("failed", 1, text),
+        lanes=(lane,) * LANES_MAX,
+        rounds=(round_,) * ROUNDS_MAX,
+        series=(series,) * SERIES_MAX,
+        anomalies=(anomaly,) * ANOMALIES_MAX,
+        num_anomalies={"refused": 1},
+        totals=Totals(),
+    )
+    assert len(page(run, text, "1").encode()) < 12_000_000
 
 
 def test_words_for_times_and_sizes() -> None:

@@ -17,8 +17,8 @@ from tests.support.manyevents import Scale, write
 REQUIRED = {
     "X": {"name", "cat", "ts", "dur", "pid", "tid"},
     "i": {"name", "cat", "ts", "s", "pid", "tid"},
-    "b": {"name", "cat", "ts", "id", "pid", "tid"},
-    "e": {"name", "cat", "ts", "id", "pid", "tid"},
+    "b": {"name", "cat", "ts", "id2", "pid", "tid"},
+    "e": {"name", "cat", "ts", "id2", "pid", "tid"},
     "C": {"name", "ts", "pid", "args"},
     "M": {"name", "pid", "tid", "args"},
 }
@@ -74,8 +74,8 @@ def test_complete_events_of_a_thread_do_not_overlap(small: list[dict[str, Any]])
 
 
 def test_what_begins_asynchronously_ends(small: list[dict[str, Any]]) -> None:
-    begun = {(e["cat"], e["id"]): e for e in small if e["ph"] == "b"}
-    ended = {(e["cat"], e["id"]): e for e in small if e["ph"] == "e"}
+    begun = {(e["cat"], e["id2"]["local"]): e for e in small if e["ph"] == "b"}
+    ended = {(e["cat"], e["id2"]["local"]): e for e in small if e["ph"] == "e"}
     assert begun.keys() == ended.keys()
     assert all(ended[key]["ts"] >= event["ts"] for key, event in begun.items())
     assert all(ended[key]["name"] == event["name"] for key, event in begun.items())

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from holdfast.story.kinds import GROUPS, KINDS
 from holdfast.story.run import Lane, Round, Run, Series
 
 TEXT_CHARACTERS_MAX = 1_200_000
+ROUNDS_MAX = 1000
 DIGITS = 6
 
 
@@ -23,7 +25,7 @@ class Texts:
         """Where `text` stands in the table."""
         found = self._places.get(text)
         if found is None:
-            self._left -= len(text)
+            self._left -= len(json.dumps(text))
             if self._left < 0:
                 return 0
             found = self._places[text] = len(self.table)
@@ -47,7 +49,7 @@ def page_data(run: Run) -> dict[str, Any]:
         "groups": GROUPS,
         "lanes": lanes,
         "texts": texts.table,
-        "rounds": [_round(round_, run.start_s) for round_ in run.rounds],
+        "rounds": [_round(round_, run.start_s) for round_ in run.rounds[:ROUNDS_MAX]],
         "series": [_series(series, run.start_s) for series in run.series],
     }
 

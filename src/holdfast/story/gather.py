@@ -27,8 +27,8 @@ from holdfast.story.weave import Strand, weave
 BARS_MAX = 60_000
 LANE_BARS_MIN, LANE_BARS_MAX = 100, 1500
 VERSIONS_MAX = 200_000
-SERIES_MAX = 40
-POINTS_MAX = 1200
+SERIES_MAX = 32
+POINTS_MAX = 1000
 ANOMALIES_MAX = 600
 ACTIVITY_MAX = 2_000_000
 STEP_MAX = 10**12
@@ -103,20 +103,19 @@ class Gathering:
             for member, why in list(round_.replaced.items()):
                 self._trouble("node_replaced", clip(member), round_.committed_s, "", why)
                 replaced.setdefault(f"agent-{member.rpartition('.')[0]}", []).append(round_.start_s)
-        lanes, start_s, end_s = weave(self.strands, self._trouble_of_clock, replaced, BARS_MAX)
-        if self.rounds.left_out:
-            self.left_out["rounds"] = self.rounds.left_out
+        woven = weave(self.strands, self._trouble_of_clock, replaced, BARS_MAX)
+        self.left_out |= {"rounds": self.rounds.left_out, "lanes": woven.left_out}
         return Run(
-            start_s=start_s,
-            end_s=end_s,
+            start_s=woven.start_s,
+            end_s=woven.end_s,
             outcome=self._outcome[1] if self._outcome else None,
-            lanes=lanes,
+            lanes=woven.lanes,
             rounds=tuple(rounds),
             series=self._series(),
             anomalies=self._anomalies(),
             num_anomalies=dict(sorted(self.troubles.items())),
             totals=self._totals(),
-            left_out=self.left_out,
+            left_out={name: num for name, num in self.left_out.items() if num},
         )
 
     # Hearing

@@ -106,8 +106,10 @@ class Tracing:
         elif item.kind in OVERLAP:
             self._ids += 1
             end = {"ts": _us(item.start_s + took_s), "args": {}}
-            self._put({"ph": "b", "id": self._ids} | said)
-            self._put({"ph": "e", "id": self._ids} | said | end)
+            own = {"id2": {"local": f"0x{self._ids:x}"}}  # a plain "id" would be one of the whole trace
+            name = {"name": f"{process} {kind.label}"}  # Perfetto makes a track of what has one name
+            self._put({"ph": "b"} | said | own | name)
+            self._put({"ph": "e"} | said | own | name | end)
         else:
             self._put({"ph": "X", "dur": max(0, _us(item.start_s + took_s) - _us(item.start_s))} | said)
 
@@ -121,8 +123,8 @@ class Tracing:
 
     def _thread(self, process: str, server: str, part: str) -> int:
         thread = self._threads.get((process, server, part))
-        if thread is None:
-            thread = self._threads[process, server, part] = len(self._threads) + 1
+        if thread is None:  # above all process ids: the thread of the same number would be called the main one
+            thread = self._threads[process, server, part] = len(GROUPS) + len(self._threads) + 1
             name = " ".join(word for word in (process, server, part) if word)
             pid = self._group(group_of(process))
             self._put({"ph": "M", "name": "thread_name", "pid": pid, "tid": thread, "args": {"name": name}})

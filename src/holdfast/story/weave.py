@@ -10,9 +10,10 @@ import msgspec
 from holdfast.story.bounded import Bars
 from holdfast.story.kinds import GROUPS, RARE
 from holdfast.story.run import Bar, Lane
+from holdfast.story.telling import NAME_CHARACTERS_MAX, clip
 
 FAR_S = 31 * 86400.0  # a run is shorter; a clock that is further off than this is wrong
-LANES_MAX = 20_000
+LANES_MAX = 10_000
 _PIECES = re.compile(r"([^0-9]*)([0-9]{0,18})")
 
 
@@ -40,16 +41,25 @@ class Strand(msgspec.Struct):
         self.num += 1
 
 
+class Woven(msgspec.Struct, frozen=True):
+    """Lanes by group and name, at most LANES_MAX; the first and the last second of the run."""
+
+    lanes: tuple[Lane, ...] = ()
+    start_s: float = 0.0
+    end_s: float = 0.0
+    left_out: int = 0
+
+
 def weave(
     strands: Sequence[Strand], far: Callable[[Strand, str], None], replaced: Mapping[str, list[float]], bars_max: int
-) -> tuple[tuple[Lane, ...], float, float]:
-    """The lanes, sorted by group and name, with `bars_max` bars at most, and the first and last second of the run.
+) -> Woven:
+    """The lanes, with `bars_max` bars at most.
 
     A strand whose clock is a month and more away from most events is left out, and `far` is told of it. What was open
     where a file ends goes on until the same process begins another, is `replaced` (process -> when), or the run ends.
     """
     if not strands:
-        return (), 0.0, 0.0
+        return Woven()
     middle_s = _middle(strands)
     near = []
     for strand in strands:
@@ -58,15 +68,17 @@ def weave(
         else:
             far(strand, f"by {strand.first_s - middle_s:+.0f} s; what it did is not drawn")
     end_s = max(s.last_s for s in near)
-    rows = [row for named in _by_name(near).values() for row in _rows(named)][:LANES_MAX]
+    rows = [row for named in _by_name(near).values() for row in _rows(named)]
     for row, _ in rows:
         for strand in row:
             _cut(strand, replaced.get(strand.process, []))
         _end_what_is_open(row, replaced.get(row[0].process, []), end_s)
     _shrink(near, bars_max)
     lanes = [_lane(row, number) for row, number in rows]
+    left_out = len(lanes[LANES_MAX:])
+    del lanes[LANES_MAX:]
     lanes.sort(key=lambda lane: (GROUPS.index(lane.group), _natural(lane.name)))
-    return tuple(lanes), min(s.first_s for s in near), end_s
+    return Woven(tuple(lanes), min(s.first_s for s in near), end_s, left_out)
 
 
 def _middle(strands: Sequence[Strand]) -> float:
@@ -145,7 +157,7 @@ def _lane(row: list[Strand], number: int) -> Lane:
         for kind, more in strand.bars.items():
             bars.setdefault(kind, []).extend(more.bars)
     first = row[0]
-    name = f"{first.process} {first.server.removeprefix('http://')}".strip()
+    name = clip(f"{first.process} {first.server.removeprefix('http://')}".strip(), NAME_CHARACTERS_MAX)
     return Lane(
         name=name if number == 1 else f"{name} #{number}",
         group=first.group,
