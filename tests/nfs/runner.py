@@ -24,6 +24,7 @@ from collections.abc import Sequence
 
 APT = "user-mode-linux nfs-kernel-server rpcbind e2fsprogs iproute2 kmod gcc libc6-dev"
 VERSIONS = ("4.2", "3")
+MEMORY = "1500M"  # of the guest
 
 _PROGRAMS = ("linux.uml", "exportfs", "rpc.nfsd", "rpcbind", "mkfs.ext4", "ip", "modprobe", "cc")
 _HERE = pathlib.Path(__file__).resolve().parent
@@ -45,7 +46,7 @@ def missing() -> str:
 
 
 def run_on_two_clients(
-    version: str, command: Sequence[str], timeout_s: float, *, options: str = "", memory: str = "1500M"
+    version: str, command: Sequence[str], timeout_s: float, *, options: str = "", memory: str = MEMORY
 ) -> subprocess.CompletedProcess[str]:
     """Run `command` with both mounts ready; what it printed and its exit status.
 
@@ -53,6 +54,7 @@ def run_on_two_clients(
         version: NFS version, "4.2" or "3".
         timeout_s: of boot (about 5 s) and command together.
         options: further mount options, comma-separated; none is what most machines have.
+        memory: the guest's, which this machine must have to spare.
 
     Raises:
         BootError: it never came to the command.
@@ -144,6 +146,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.nfs.runner", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("-v", "--version", choices=VERSIONS, default="4.2")
     parser.add_argument("-o", "--options", default="", help="further mount options, comma-separated")
+    parser.add_argument("-m", "--memory", default=MEMORY, metavar="SIZE", help="the guest's, such as 8000M")
     parser.add_argument("-t", "--timeout", type=float, default=300.0, metavar="S")
     parser.add_argument("command", nargs=argparse.REMAINDER)
     call = parser.parse_args()
@@ -152,7 +155,7 @@ def main() -> int:
     problem = missing()
     if problem:
         parser.exit(69, f"{problem}\n")
-    done = run_on_two_clients(call.version, call.command, call.timeout, options=call.options)
+    done = run_on_two_clients(call.version, call.command, call.timeout, options=call.options, memory=call.memory)
     sys.stdout.write(done.stdout)
     sys.stderr.write(done.stderr)
     return done.returncode
