@@ -6,6 +6,8 @@ import json
 import os
 import pathlib
 import select
+import subprocess
+import sys
 import threading
 from typing import Any
 
@@ -193,6 +195,27 @@ def test_a_directory_may_come_later_and_is_never_made(tmp_path: pathlib.Path) ->
     log.emit("ready")
     log.close()
     assert [event.event for event in _written(events)] == ["parked"] * 3 + ["ready"]
+
+
+NAMED = """
+import os, pathlib, sys
+from holdfast.events import log_to
+place, named = sys.argv[1], []
+watched = ("open", "os.scandir", "os.listdir")
+sys.addaudithook(lambda event, args: named.append(str(args[0])) if event in watched else None)
+log = log_to(place + "/channel/events/", "agent-n0")
+log.emit("parked")
+log.close()
+print("\\n".join(named))
+"""
+
+
+def test_a_name_that_no_listing_has_shown_is_never_asked_for(tmp_path: pathlib.Path) -> None:
+    """An NFS client would answer "missing" for 30 s and more, to everybody on its machine."""
+    done = subprocess.run([sys.executable, "-c", NAMED, str(tmp_path)], capture_output=True, text=True, check=True)
+    named = done.stdout.splitlines()
+    assert str(tmp_path) in named  # it has looked
+    assert [path for path in named if path.startswith(f"{tmp_path}/channel")] == []
 
 
 def test_a_directory_that_never_comes_is_said_at_the_end(
