@@ -19,9 +19,9 @@ STAMP := $(VENV)/made-$(KEY)
 VLLM_VENV := .venv-vllm
 VLLM_KEY := $(shell cat requirements/vllm.txt <(echo '$(CURDIR)') | sha256sum | cut -c1-16)
 VLLM_STAMP := $(VLLM_VENV)/made-$(VLLM_KEY)
-# TRL needs pyarrow and pandas (275 MB): an environment on top of .venv.
+# TRL needs pyarrow and pandas, and there are checking tools (450 MB): an environment on top of .venv.
 TRL_VENV := .venv-integrations
-TRL_STAMP := $(TRL_VENV)/made-$(KEY)-$(shell sha256sum requirements/integrations.txt | cut -c1-16)
+TRL_STAMP := $(TRL_VENV)/made-$(shell cat requirements/integrations.txt <(echo '$(CURDIR)') | sha256sum | cut -c1-16)
 
 export PYTHONUNBUFFERED := 1
 # Nothing is downloaded at run time.
@@ -96,8 +96,9 @@ format: $(STAMP) ## put the code into its form
 	@$(RUN) -m ruff format .
 
 soak: export HOLDFAST_SOAK := 1
-soak: $(STAMP) ## half an hour of kills while an RL job trains; kill -9, the simulation and the random tests, ten times as long
+soak: $(STAMP) ## half an hour of kills while an RL job trains; the demo on real NFS (root); kill -9, the simulation and the random tests, ten times as long
 	@$(RUN) -m pytest -q -rP -m demo tests/demo --timeout 7200 $(ARGS)
+	@$(RUN) -m pytest -q -rP -m nfs tests/nfs/test_demo.py $(ARGS)
 	@$(RUN) -m pytest -q -m kill tests/kill --timeout 3600 $(ARGS)
 	@$(RUN) -m pytest -q -n 2 -m sim tests/sim --timeout 36000 $(ARGS)
 	@$(RUN) -m pytest -q -n 2 -m 'hypothesis and not model and not mutants and not kill and not nfs and not vllm and not etcd and not agents and not sim and not integrations and not browser and not demo' --timeout 3600 $(ARGS)
