@@ -12,6 +12,7 @@ import pytest
 
 from holdfast import Channel, HeldVersion, Term
 from holdfast.channel.consumer import Consumer
+from holdfast.events import read_events
 from holdfast.integrations.transformers import PublishCallback
 from tests.integrations.small import ALL, base, lineage, llama, sums, take, tokenizer
 from tests.support.etcds import LONG_S
@@ -37,6 +38,16 @@ class Scene:
         self.gate = root / "gate"
         self.gate.touch()
         self.words = [str(word) for word in (model_path, root / "out", self.channel.name, steps, self.gate)]
+
+    def last_of(self, cycle: int) -> str:
+        """The last version that this cycle's publisher made, by its own events."""
+        made = [
+            event.version
+            for path in (pathlib.Path(self.channel.name) / "events").glob("publisher-*")
+            for event in read_events(path)
+            if event.event == "published"
+        ]
+        return max(str(version) for version in made if str(version).startswith(f"c{cycle:06d}-"))
 
 
 def taken(consumer: Consumer) -> HeldVersion:
@@ -117,6 +128,38 @@ def test_a_node_that_dies_costs_grpo_the_steps_since_its_checkpoint(
     assert (claims[1].starts_from.cycle, claims[1].starts_from.step) == (1, SAVED_AT)
     assert claims[0].term.job == claims[1].term.job
     assert claims[0].term.round < claims[1].term.round
+
+
+def test_a_drained_node_costs_grpo_nothing(model_path: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    scene = Scene(model_path, tmp_path, steps=60)
+    with TrlJob(tmp_path / "job", spares=1) as job, scene.channel.consumer("server") as consumer:
+        job.scene = scene
+        job.start_first("c")
+        job.start("a", "b")
+        until_step(consumer, HELD_UP_AT)
+        command = [
+            sys.executable,
+            "-m",
+            "holdfast.cli.main",
+            "drain",
+            "a",
+            "--endpoint",
+            job.endpoint,
+            "--run",
+            job.run,
+        ]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as drain:
+            job.wait(lambda: any(node.draining for node in job.view().nodes), "no drain is asked for")
+            scene.gate.unlink()
+            assert until_step(consumer, 60).cycle == 2
+            said, _ = drain.communicate(timeout=LONG_S)
+        assert drain.returncode == 0, said
+        assert job.codes() == {"a": 0, "b": 0, "c": 0}
+        job.assert_no_orphans()
+    first, second = scene.channel.observer().claims()
+    assert second.starts_from is not None
+    last = scene.last_of(first.cycle)
+    assert str(second.starts_from) == last
 
 
 def test_sft(model_path: pathlib.Path, tmp_path: pathlib.Path) -> None:
