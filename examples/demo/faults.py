@@ -24,6 +24,7 @@ from holdfast.events import Event, EventLog
 WEIGHTS = "adapter_model.safetensors"
 PLANTED = "00bad0"
 T = TypeVar("T")
+PAUSE_S = 0.3
 STALL_S = 5.0  # at least; a clean-up that keeps the two newest versions would have deleted what is held much earlier
 
 
@@ -105,7 +106,10 @@ class Faults:
     def stall(self) -> str:
         """The orchestrator hangs while the trainer goes on; what it held is still there when it comes back."""
         pid = self._cast.now["orchestrator"].pid
-        held = self._wait_for("the orchestrator to have work in store", lambda: self._frozen_with_work(pid))
+        # Where rollouts are slower than training they get ahead of it only while it stands.
+        trainer = self._wait_for("a version between two checkpoints", self._frozen_between_checkpoints)
+        held = self._stalled()
+        wake([trainer])
         self._say("the orchestrator is stalled", "orchestrator")
         stalled_s = time.monotonic()
         self._wait_for("two newer versions", lambda: self._num_newer(held) >= 2)
@@ -205,20 +209,42 @@ class Faults:
     def _num_newer(self, held: Version) -> int:
         return sum((version.cycle, version.step) > (held.cycle, held.step) for version in self._watch.published())
 
-    def _frozen_with_work(self, pid: int) -> Version | None:
-        """Stops the orchestrator if two batches lie ready, and what it holds is soon to be swept: that, or None."""
-        config, run = self._stage.run.config, self._stage.run
-        freeze([pid])
-        holds = [parse_version(name) for name in self._watch.held_by("orchestrator")]
-        ready = run.batches.glob("*.json")
-        newest = self._watch.newest()
-        if newest is not None and holds == [newest] and newest.step % config.checkpoint_every:
-            done = self._batches_done(newest)
-            if sum(int(path.stem) >= done for path in ready) >= 2:
-                return newest
-        wake([pid])
-        time.sleep(0.2)
+    def _frozen_between_checkpoints(self) -> int | None:
+        """Stops rank 0's process if the newest version is soon to be swept: that process, or None."""
+        worker = self._cast.workers().get(0)
+        if worker is None:
+            return None
+        freeze([worker.pid])
+        newest = self._newest()
+        if newest.step % self._stage.run.config.checkpoint_every and max(self._watch.there()) == str(newest):
+            return worker.pid
+        wake([worker.pid])
+        time.sleep(LOOK_S)
         return None
+
+    def _stalled(self) -> Version:
+        """Stops the orchestrator when it has work in store and holds a version that is soon to be swept: that one.
+
+        The trainers are held up until then: on a busy machine they use up each batch as soon as it is there.
+        """
+        every, orchestrator = self._stage.run.config.checkpoint_every, self._cast.now["orchestrator"].pid
+        while True:
+            self._not_over("the orchestrator had work in store")
+            workers = [worker.pid for worker in self._cast.workers().values()]
+            freeze(workers)
+            newest = self._newest()
+            if newest.step % every:
+                self._wait_for("work in store", lambda newest=newest: self._num_ready(newest) >= 2)  # type: ignore[misc]
+                freeze([orchestrator])
+            if newest.step % every and self._watch.held_by("orchestrator") == {str(newest)}:
+                wake(workers)
+                return newest
+            wake([*workers, orchestrator])
+            time.sleep(PAUSE_S)
+
+    def _num_ready(self, newest: Version) -> int:
+        done = self._batches_done(newest)
+        return sum(int(path.stem) >= done for path in self._stage.run.batches.glob("*.json"))
 
     def _batches_done(self, version: Version) -> int:
         path = self._stage.trainer_channel / "versions" / str(version) / "manifest.json"
