@@ -54,5 +54,5 @@ def test_the_rule_on_commands_can_fail(line: str) -> None:
 
 
 def test_commands_are_found_in_scripts() -> None:
-    text = 'exec srun --label \\\n  holdfast run --nnodes "$N" \\\n  "${more[@]}" train.py >"$LOG" 2>&1 &\n# holdfast: told\n'
+    text = 'exec srun \\\n  holdfast run --nnodes "$N" \\\n  "${more[@]}" train.py >"$LOG" 2>&1 &\n# holdfast\n'
     assert commands.in_script(text) == [["holdfast", "run", "--nnodes", "1", "train.py"]]
