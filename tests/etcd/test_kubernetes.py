@@ -17,7 +17,7 @@ import pytest
 from tests.support import manifests
 from tests.support.etcds import LONG_S, Etcd, until
 
-pytestmark = pytest.mark.etcd
+pytestmark = [pytest.mark.etcd, pytest.mark.timeout(300)]
 
 COUNTING = pathlib.Path(__file__).resolve().parents[1] / "support" / "counting.py"
 ENDPOINT = "etcd://etcd-0.etcd:2379,etcd-1.etcd:2379,etcd-2.etcd:2379"

@@ -16,7 +16,7 @@ import pytest
 
 from tests.support.etcds import LONG_S, binary, free_ports, until
 
-pytestmark = pytest.mark.etcd
+pytestmark = [pytest.mark.etcd, pytest.mark.timeout(300)]
 
 HERE = pathlib.Path(__file__).resolve().parent
 SCRIPT = HERE.parents[1] / "examples" / "slurm" / "train.sbatch"

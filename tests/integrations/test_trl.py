@@ -18,7 +18,7 @@ from tests.integrations.small import ALL, base, lineage, llama, sums, take, toke
 from tests.support.etcds import LONG_S
 from tests.support.jobs import Job
 
-pytestmark = pytest.mark.integrations
+pytestmark = [pytest.mark.integrations, pytest.mark.timeout(300)]
 
 SCRIPT = pathlib.Path(__file__).with_name("grpo.py")
 HELD_UP_AT = 10  # the gate's step
