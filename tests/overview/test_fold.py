@@ -136,6 +136,26 @@ def test_a_seated_node_that_is_silent_needs_a_person(files: Files) -> None:
     assert now.job.spares == 0
 
 
+def test_agents_that_gave_up_or_cannot_reach_the_store_need_a_person(files: Files) -> None:
+    begin(files)
+    files.say("agent-n1", 20, "store_away", "no answer")
+    assert files.now().problems == ["n1 cannot reach the job's store: no answer"]
+    files.say("agent-n1", 21, "store_back", away_s=1.0)
+    now = files.now()
+    assert now.problems == []
+    assert now.job is not None
+    assert now.job.running == 2
+    for node in ("n0", "n1"):
+        files.say(f"agent-{node}", 30, "lost", "the host of the job's store is gone")
+        files.say(f"agent-{node}", 31, "left", round=1)
+    now = files.now()
+    assert now.problems == ["2 agents, n0 for one, gave up: the host of the job's store is gone"]
+    assert now.job is not None
+    assert now.job.states == {"lost": 2, "parked": 1}
+    files.agent("n0", 40, "parked")  # another life of it
+    assert files.now().problems == ["n1 gave up: the host of the job's store is gone"]
+
+
 def test_a_job_whose_agents_have_all_died_needs_a_person(files: Files) -> None:
     begin(files)
     assert files.now(now_s=START_S + 300).problems == []

@@ -165,7 +165,7 @@ def _measured(measured: Sequence[Measured]) -> str:
     for name in names[:SERIES_SHOWN]:
         one = known[name]
         late = f" (step {one.step})" if one.step is not None and one.step != step else ""
-        words.append(f"{name} {one.value:.4g}{late}")
+        words.append(f"{name} {one.value + 0.0:.4g}{late}")  # + 0.0: no "-0"
     return f"{'' if step is None else f'step {step}: '}{', '.join(words)}"
 
 

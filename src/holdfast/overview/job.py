@@ -147,7 +147,7 @@ def problems(job: JobNow, unheard_s: float = 0.0) -> list[str]:
     if job.outcome is not None:
         ended = job.outcome
         return [f"the job has {ended.ending}: {ended.reason}"] if ended.ending not in ("succeeded", "stopped") else []
-    if unheard_s > UNHEARD_S and any(node.state != "left" for node in job.nodes):
+    if unheard_s > UNHEARD_S and any(node.state not in ("left", "lost") for node in job.nodes):
         return [f"no agent has been heard for {unheard_s:.0f} s by this machine's clock, and there is no outcome"]
     found = [f"the job waits: {job.waiting}"] if job.waiting.startswith("waiting") else []
     silent = [node for node in job.nodes if node.group_rank is not None and node.silent_s > SILENT_S]
@@ -155,9 +155,11 @@ def problems(job: JobNow, unheard_s: float = 0.0) -> list[str]:
         names = ", ".join(node.node for node in silent[:3])
         more = f" and {len(silent) - 3} more" if len(silent) > 3 else ""
         found.append(f"nothing is heard from {names}{more}, with a seat: for {silent[0].silent_s:.0f} s")
-    lost = [node for node in job.nodes if node.state in ("lost", "store_away")]
-    if lost:
-        found.append(f"{len(lost)} nodes cannot reach the job's store: {lost[0].node}: {lost[0].reason}")
+    for state, what in (("lost", "gave up"), ("store_away", "cannot reach the job's store")):
+        those = [node for node in job.nodes if node.state == state]
+        if those:
+            who = those[0].node if len(those) == 1 else f"{len(those)} agents, {those[0].node} for one,"
+            found.append(f"{who} {what}: {those[0].reason}")
     return found
 
 
@@ -177,12 +179,7 @@ def _nodes(agents: Sequence[tuple[Tail, float]], decided: Decided) -> list[NodeN
 
 def _node(tail: Tail, silent_s: float, ranks: Mapping[str, int], decided: Decided) -> NodeNow:
     name = clip(tail.events[-1].process.removeprefix(AGENT), 120)
-    state, round_, reason = "unknown", None, ""
-    for event in reversed(tail.events):
-        if event.event in NODE_STATES or event.event in ("left", "lost", "store_away"):
-            state, reason = event.event, clip(event.reason)
-            round_ = _whole(event.fields.get("round")) or None
-            break
+    state, round_, reason = _last_state(tail.events)
     rank = ranks.get(name)
     if rank is None and state in _HAD_A_SEAT and round_ is not None and round_ < decided.round:
         state = "replaced"
@@ -195,6 +192,25 @@ def _node(tail: Tail, silent_s: float, ranks: Mapping[str, int], decided: Decide
         silent_s=round(silent_s, 1),
         reason=reason,
     )
+
+
+def _last_state(events: Sequence[Event]) -> tuple[str, int | None, str]:
+    """State, round, reason. An agent that gave up says afterwards that it leaves; that it gave up is what counts."""
+    told: tuple[str, int | None, str] = ("unknown", None, "")
+    is_back = False
+    for event in reversed(events):
+        name, found = event.event, (event.event, _whole(event.fields.get("round")) or None, clip(event.reason))
+        if name == "lost":
+            return found
+        if name == "joined":
+            break
+        if name == "store_back":
+            is_back = True
+        elif told[0] == "unknown" and (name in NODE_STATES or name == "left" or (name == "store_away" and not is_back)):
+            told = found
+        if told[0] not in ("unknown", "left"):
+            break
+    return told
 
 
 def _is_silent(node: NodeNow, decided: Decided) -> bool:
