@@ -18,7 +18,7 @@ from examples.demo.processes import LOOK_S, Cast, DemoFailed, Worker, freeze, is
 from examples.demo.stage import Stage
 from examples.demo.watching import Watch
 from holdfast.channel.checking import stable_text
-from holdfast.core.names import Version, parse_version
+from holdfast.core.names import Version
 from holdfast.events import Event, EventLog
 
 WEIGHTS = "adapter_model.safetensors"
@@ -106,10 +106,7 @@ class Faults:
     def stall(self) -> str:
         """The orchestrator hangs while the trainer goes on; what it held is still there when it comes back."""
         pid = self._cast.now["orchestrator"].pid
-        # Where rollouts are slower than training they get ahead of it only while it stands.
-        trainer = self._wait_for("a version between two checkpoints", self._frozen_between_checkpoints)
         held = self._stalled()
-        wake([trainer])
         self._say("the orchestrator is stalled", "orchestrator")
         stalled_s = time.monotonic()
         self._wait_for("two newer versions", lambda: self._num_newer(held) >= 2)
@@ -208,19 +205,6 @@ class Faults:
 
     def _num_newer(self, held: Version) -> int:
         return sum((version.cycle, version.step) > (held.cycle, held.step) for version in self._watch.published())
-
-    def _frozen_between_checkpoints(self) -> int | None:
-        """Stops rank 0's process if the newest version is soon to be swept: that process, or None."""
-        worker = self._cast.workers().get(0)
-        if worker is None:
-            return None
-        freeze([worker.pid])
-        newest = self._newest()
-        if newest.step % self._stage.run.config.checkpoint_every and max(self._watch.there()) == str(newest):
-            return worker.pid
-        wake([worker.pid])
-        time.sleep(LOOK_S)
-        return None
 
     def _stalled(self) -> Version:
         """Stops the orchestrator when it has work in store and holds a version that is soon to be swept: that one.
