@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from holdfast import Channel, FencedError, Term, UnavailableError, UsageError
 from holdfast.channel.ops import RealOps
 from holdfast.channel.posix import PosixStorage
+from holdfast.events import read_events
 from holdfast.integrations.transformers import PublishCallback, check_whole, last_checkpoint
 from holdfast.launched import worker_environment
 from holdfast.testing.faults import FaultyOps
@@ -55,6 +56,19 @@ def test_an_adapter_is_published_at_the_start_at_every_nth_step_and_at_the_end(
     tokens = torch.arange(4, 12)[None]
     model.eval()
     assert torch.equal(served(tokens).logits, model(tokens).logits)
+
+
+def test_what_the_trainer_logs_is_measured(model_path: pathlib.Path, channel: Channel, tmp_path: pathlib.Path) -> None:
+    publish = PublishCallback(channel, every_steps=100, measured=("loss", "grad_norm", "nothing_of_that_name"))
+    training = trainer(llama(model_path), settings(tmp_path / "out", max_steps=3, logging_steps=1), publish)
+    training.train()
+    (path,) = (pathlib.Path(channel.name) / "events").glob("trainer-*")
+    events = read_events(path)
+    assert {(event.event, event.process) for event in events} == {("measured", "trainer")}
+    logged = [line for line in training.state.log_history if "loss" in line]
+    assert [event.fields for event in events] == [
+        {name: line[name] for name in ("step", "loss", "grad_norm")} for line in logged
+    ]
 
 
 def test_full_weights_open_with_from_pretrained_tokenizer_included(

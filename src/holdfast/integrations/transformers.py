@@ -13,9 +13,10 @@ and it can't happen that it is whole and does not say which version belongs to i
 from __future__ import annotations
 
 import logging
+import math
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
@@ -38,11 +39,13 @@ from holdfast.errors import (
     UnavailableError,
     UsageError,
 )
+from holdfast.events import EventLog
 from holdfast.launched import drain_requested, job, ready_to_drain
 
 logger = logging.getLogger(__name__)
 
 CHECKPOINT: Final = "checkpoint"
+MEASURED = ("reward", "reward_std", "loss", "kl", "entropy", "grad_norm")
 KEY = "holdfast"  # in the checkpoint's trainer_state.json, below "stateful_callbacks"
 
 Metadata = Mapping[str, Any] | Callable[[TrainerState], Mapping[str, Any]]
@@ -82,6 +85,8 @@ class PublishCallback(TrainerCallback):  # type: ignore[misc]
             `OutcomeUnknownError`) before training fails; meanwhile it is tried again after each step.
         adapter_name: which adapter of a PEFT model; default: the active one.
         metadata: for consumers: a dictionary, or a function of the TrainerState that makes one.
+        measured: which numbers that the Trainer logs go into the channel's event files, for `holdfast status` and
+            `holdfast report`; none that the Trainer does not log.
         drain_every_steps: see above; each is one all-reduce of a byte.
         publisher_options: `term`, `take_over`, `wait_s`, `room_timeout_s`, `sweep` of `Channel.publisher`. Without a
             `term`, that of the launcher counts.
@@ -104,6 +109,7 @@ class PublishCallback(TrainerCallback):  # type: ignore[misc]
         tries: int = 3,
         adapter_name: str | None = None,
         metadata: Metadata | None = None,
+        measured: Collection[str] = MEASURED,
         drain_every_steps: int = 10,
         **publisher_options: Any,
     ) -> None:
@@ -119,6 +125,8 @@ class PublishCallback(TrainerCallback):  # type: ignore[misc]
         self._tries = tries
         self._adapter_name = adapter_name
         self._metadata = metadata
+        self._measured = tuple(measured)
+        self._log: EventLog | None = None
         self._drain_every_steps = drain_every_steps
         self._options = publisher_options
         self._publisher: Publisher | None = None
@@ -141,6 +149,9 @@ class PublishCallback(TrainerCallback):  # type: ignore[misc]
         Raises: the first error of a publish in the background.
         """
         publisher, self._publisher, self._in_flight = self._publisher, None, None
+        log, self._log = self._log, None
+        if log is not None:
+            log.close()
         if publisher is None:
             return
         try:
@@ -177,6 +188,7 @@ class PublishCallback(TrainerCallback):  # type: ignore[misc]
         if not state.is_world_process_zero:
             return
         self._publisher = self._open(state)
+        self._log = self.channel.event_log("trainer")
         if self._publisher.starts_from is None:
             self._publish(state, wait=True, **kwargs)
         else:
@@ -202,6 +214,19 @@ class PublishCallback(TrainerCallback):  # type: ignore[misc]
             self._draining = False
             logger.info("step %d is saved: ready to be stopped", state.global_step)
             ready_to_drain()  # returns if the drain was called off
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if self._log is not None and logs:
+            numbers = {name: logs[name] for name in self._measured if _is_number(logs.get(name))}
+            if numbers:
+                self._log.emit("measured", step=state.global_step, **numbers)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -286,6 +311,10 @@ class PublishCallback(TrainerCallback):  # type: ignore[misc]
     def _before_save(self, state: TrainerState, control: TrainerControl) -> None:
         if self._publisher is not None and control.should_save:
             self._collect(state, wait=True)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def read_version(state: TrainerState) -> str | None:
