@@ -35,10 +35,11 @@ class Batch:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
         path = os.pathsep.join([str(HERE / "slurm"), str(pathlib.Path(sys.executable).parent), kept["PATH"]])
         slurm = {"SLURM_JOB_ID": JOB, "SLURM_RESTART_COUNT": str(restart), "SLURM_JOB_NODELIST": ",".join(NODES)}
-        options = {"WORKERS_PER_NODE": "1", "DRAIN_S": "30", "ETCD": binary()}
+        options = {"WORKERS_PER_NODE": "1", "DRAIN_S": "30", "ETCD": binary(), "EVENTS": f"{root}/events/"}
         ports = {"PEER_PORT": str(peer), "CLIENT_PORT": str(client)}
         places = {"PATH": path, "TMPDIR": str(root / "tmp"), "REQUEUED": str(root / "requeued")}
         (root / "tmp").mkdir(exist_ok=True)
+        (root / "events").mkdir(exist_ok=True)
         self.root = root
         self.attempt = f"{JOB}.{restart}"
         self.log = root / f"log-{restart}"
@@ -102,6 +103,7 @@ def test_a_lost_node_costs_a_round_and_the_job_ends_well(tmp_path: pathlib.Path)
         (tmp_path / "finish").touch()
         assert one.code() == 0, one.log.read_text()
     assert not (tmp_path / "requeued").exists()
+    assert len(list((tmp_path / "events").glob("agent-*"))) == len(NODES)
     assert list((tmp_path / "tmp").glob("holdfast-etcd-*")) == []
 
 
