@@ -43,10 +43,10 @@ def test_a_small_run_is_told_whole(tmp_path: pathlib.Path) -> None:
 
 
 def test_a_large_run_has_a_small_page(tmp_path: pathlib.Path) -> None:
-    run = small(tmp_path, nodes=120, spares=6, servers=20, versions=900, failovers=12)
+    run = small(tmp_path, nodes=80, spares=6, servers=8, versions=500, failovers=12)
     assert sum(len(bars) for lane in run.lanes for bars in lane.bars.values()) <= BARS_MAX
     assert all(len(series.points) <= POINTS_MAX for series in run.series)
-    assert run.totals.published == 900
+    assert run.totals.published == 500
     assert len(run.failovers) == 12
     assert len(page(run, "large", "1")) < 3_000_000
 
@@ -116,6 +116,22 @@ def test_a_clock_that_is_years_off_does_not_stretch_the_run(scene: Scene, year: 
     assert run.num_anomalies == {"refused": 1, "clock_far": 1}
     assert [lane.name for lane in run.lanes] == ["publisher"]
     assert "consumer-c" in page(run, "x", "1")
+
+
+def test_a_machine_that_booted_in_1970_is_drawn_from_when_its_clock_was_set(scene: Scene) -> None:
+    say, other = scene.file("agent-n0"), scene.file("publisher")
+    for at_s, state in ((0.0, "parked"), (1.0, "ready"), (2.0, "running"), (9.0, "left")):
+        say(at_s, state, round=1)
+    other(0.0, "claimed")
+    other(9.0, "closed")
+    files = scene.write()
+    lines = files[0].read_text().splitlines(keepends=True)
+    files[0].write_text("".join(line.replace("2026-", "1970-") for line in lines[:2]) + "".join(lines[2:]))
+    run = gather(files)
+    assert scene.bars(run, "agent-n0", "ready") == [(1, 2)]
+    assert scene.bars(run, "agent-n0", "running") == [(2, 9)]
+    assert run.num_anomalies == {"clock_jumped": 1, "clock_far": 1}
+    assert run.end_s - run.start_s == pytest.approx(9.0)
 
 
 def test_damaged_files_are_told_of(scene: Scene) -> None:

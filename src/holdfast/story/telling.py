@@ -19,6 +19,7 @@ JUMP_S = 2.0
 TEXT_CHARACTERS_MAX = 300
 NAME_CHARACTERS_MAX = 120
 OPEN_MAX = 4096
+CLOCK_S_MAX = 1e10
 TOOK_S_MAX = 1e7
 SERVERS_MAX = 256
 
@@ -76,15 +77,19 @@ class FileClock:
 
     Attributes:
         jump_s: by how much the wall clock jumped against the monotonic one, at most; 0: it did not.
+        num_jumps: how often.
     """
 
     def __init__(self) -> None:
         self.jump_s = 0.0
+        self.num_jumps = 0
         self._offset_s: float | None = None
         self._clock_s = -math.inf
 
     def place(self, event: Event) -> float | None:
-        """Seconds since 1970; None: it has no readable time, and none before it had."""
+        """Seconds since 1970; None: it has no readable time, and none before it had; or a clock that cannot be."""
+        if abs(event.clock_s) > CLOCK_S_MAX:
+            return None
         wall_s = _wall(event.time)
         started_anew = event.clock_s < self._clock_s
         self._clock_s = event.clock_s
@@ -97,6 +102,7 @@ class FileClock:
             if abs(offset_s - self._offset_s) > abs(self.jump_s):
                 self.jump_s = offset_s - self._offset_s
             self._offset_s = offset_s
+            self.num_jumps += 1
         return event.clock_s + self._offset_s
 
 
@@ -223,8 +229,9 @@ class Teller:
         at_s, clock_s = self._now
         took_s = clock_s - opened.clock_s
         if took_s < 0:  # the machine was started anew, and its clock with it
-            took_s = max(0.0, at_s - opened.start_s)
-        return Item(opened.kind, server, opened.start_s, took_s, opened.version, opened.reason, "", still)
+            took_s = at_s - opened.start_s if 0 < at_s - opened.start_s < TOOK_S_MAX else 0.0
+        # By its end: if the wall clock has jumped meanwhile, it was set right.
+        return Item(opened.kind, server, at_s - took_s, took_s, opened.version, opened.reason, "", still)
 
 
 def _took_s(event: Event) -> float:

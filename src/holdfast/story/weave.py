@@ -63,7 +63,8 @@ def weave(
     middle_s = _middle(strands)
     near = []
     for strand in strands:
-        if middle_s - FAR_S < strand.first_s <= strand.last_s < middle_s + FAR_S:
+        if abs(strand.last_s - middle_s) < FAR_S:
+            strand.first_s = max(strand.first_s, middle_s - FAR_S)
             near.append(strand)
         else:
             far(strand, f"by {strand.first_s - middle_s:+.0f} s; what it did is not drawn")
@@ -73,6 +74,7 @@ def weave(
         for strand in row:
             _cut(strand, replaced.get(strand.process, []))
         _end_what_is_open(row, replaced.get(row[0].process, []), end_s)
+    _clip_to(near, middle_s - FAR_S, end_s)
     _shrink(near, bars_max)
     lanes = [_lane(row, number) for row, number in rows]
     left_out = len(lanes[LANES_MAX:])
@@ -83,13 +85,13 @@ def weave(
 
 def _middle(strands: Sequence[Strand]) -> float:
     """The time around which most events lie."""
-    ordered = sorted(strands, key=lambda strand: strand.first_s + strand.last_s)
+    ordered = sorted(strands, key=lambda strand: strand.last_s)
     half = sum(strand.num for strand in strands) / 2
     seen = 0
     for strand in ordered:
         seen += strand.num
         if seen >= half:
-            return (strand.first_s + strand.last_s) / 2
+            return strand.last_s
     raise AssertionError("unreachable")
 
 
@@ -101,6 +103,16 @@ def _cut(strand: Strand, replaced_s: list[float]) -> None:
             if lost_s is not None and bar[2] == 1:
                 strand.bars[kind].bars[place] = (bar[0], lost_s, 1, lost_s - bar[0], bar[4])
                 strand.bars.setdefault("silent", Bars(strand.bars[kind].limit)).add(lost_s, bar[1] - lost_s, bar[4])
+
+
+def _clip_to(strands: Sequence[Strand], low_s: float, high_s: float) -> None:
+    """Nothing lies outside the run."""
+    for bars in (bars for strand in strands for bars in strand.bars.values()):
+        bars.bars = [
+            bar if low_s <= bar[0] and bar[1] <= high_s else (max(bar[0], low_s), min(bar[1], high_s), *bar[2:])
+            for bar in bars.bars
+            if bar[0] <= high_s and bar[1] >= low_s
+        ]
 
 
 def _shrink(strands: Sequence[Strand], bars_max: int) -> None:
