@@ -45,12 +45,14 @@ def test_report_as_json(run: Run, events: pathlib.Path, tmp_path: pathlib.Path) 
         assert failover.total_s == pytest.approx(sum(failover.phases.values()), abs=0.003)
     assert reported.measured["reward"].num == 40
     assert reported.totals.failed == 0
-    assert reported.title == "events"
+    assert reported.title == "run42"
 
 
 def test_a_channel_is_called_by_its_run(run: Run, filled: Filled, tmp_path: pathlib.Path) -> None:
     write(filled.path, Scale())
     done = run("report", filled.path, "-o", tmp_path / "page.html", "--json")
+    assert done.data["title"] == filled.channel.open().run
+    done = run("report", filled.path / "events", "-o", tmp_path / "page.html", "--json")
     assert done.data["title"] == filled.channel.open().run
     assert done.data["totals"]["published"] == 40 + len(filled.versions)
 
@@ -59,7 +61,7 @@ def test_trace_writes_what_perfetto_reads(run: Run, events: pathlib.Path, tmp_pa
     done = run("trace", events, "-o", tmp_path / "trace.json", "--json")
     traced = msgspec.json.decode(done.out, type=Traced)
     assert traced.bytes == (tmp_path / "trace.json").stat().st_size
-    assert json.loads((tmp_path / "trace.json").read_text())["otherData"] == {"run": "events"}
+    assert json.loads((tmp_path / "trace.json").read_text())["otherData"] == {"run": "run42"}
     assert "ui.perfetto.dev" in run("trace", events, "-o", tmp_path / "trace.json").out
 
 

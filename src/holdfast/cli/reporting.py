@@ -136,9 +136,10 @@ def _files(places: Sequence[pathlib.Path]) -> list[pathlib.Path]:
 
 def _title(given: str, places: Sequence[pathlib.Path]) -> str:
     """What was given, else the run of the first channel, else the first place's name."""
-    name = given or places[0].resolve().name
+    homes = [place.resolve().parent if place.resolve().name == "events" else place.resolve() for place in places]
+    name = given or homes[0].name
     if not given:
-        for place in places:
+        for place in homes:
             with contextlib.suppress(HoldfastError, NotADirectoryError):
                 channel = Channel(place, events=False)
                 channel.open()
