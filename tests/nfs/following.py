@@ -12,7 +12,7 @@ import json
 import pathlib
 import subprocess
 import sys
-import time
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -39,7 +39,7 @@ def training(round_: int) -> Iterator[None]:
         other = holdfast.Channel(B)
         other.open()
         while not any(key.startswith(f"{publisher.cycle:06d}-") for key in other.observer().sweepers()):
-            time.sleep(LOOK_S)
+            threading.Event().wait(LOOK_S)
         yield
 
 
