@@ -20,7 +20,7 @@ PURE = {
     *("hashlib", "heapq", "itertools", "json", "math", "operator", "re", "string", "struct", "types", "typing", "zlib"),
     *("holdfast", "msgspec"),
 }
-HEAVY_MARKERS = ("model", "mutants", "kill", "nfs", "vllm", "etcd", "agents", "sim", "browser", "integrations")
+HEAVY_MARKERS = ("model", "mutants", "kill", "nfs", "vllm", "etcd", "agents", "sim", "browser", "integrations", "demo")
 MODULE_LINES_MAX = 450
 FUNCTION_LINES_MAX = 60
 
@@ -217,7 +217,7 @@ def _imports_sleep(node: ast.AST) -> bool:
 
 @pytest.mark.parametrize("path", TEST_SOURCES, ids=_name)
 def test_tests_wait_for_events_and_never_sleep(path: pathlib.Path) -> None:
-    if path.relative_to(TESTS).parts[0] in ("kill",):
+    if path.relative_to(TESTS).parts[0] == "kill":
         return
     assert _sleeps(_tree(path)) == []
 
