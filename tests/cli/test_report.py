@@ -105,3 +105,10 @@ def test_every_field_of_json_is_documented(kind: type[msgspec.Struct]) -> None:
     text = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
     part = text[text.index("## report, trace") :]
     assert [name for name in kind.__struct_fields__ if f"`{name}`" not in part] == []
+
+
+def test_large_numbers_are_printed_plainly(run: Run, tmp_path: pathlib.Path) -> None:
+    events = write(tmp_path / "run42", Scale(nodes=1, spares=0, servers=1, versions=1001, failovers=0, refusals=0))
+    done = run("report", events, "-o", tmp_path / "page.html")
+    assert "1001 published" in done.out
+    assert "\\u" not in done.out

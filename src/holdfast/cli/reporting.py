@@ -22,7 +22,7 @@ from holdfast.story.gather import gather
 from holdfast.story.page import page
 from holdfast.story.run import Run, Totals
 from holdfast.story.trace import write_trace
-from holdfast.story.words import count, headline, lasting
+from holdfast.story.words import headline, lasting
 
 
 class Failover(msgspec.Struct, frozen=True, kw_only=True):
@@ -205,14 +205,14 @@ def _reported(run: Run, title: str, output: pathlib.Path) -> Reported:
 def _rows(run: Run, reported: Reported) -> list[tuple[str, object]]:
     totals = run.totals
     took_s = [failover.total_s for failover in reported.failovers if failover.total_s is not None]
-    served = f"{count(totals.published)} published, {count(totals.served)} served, {count(totals.swept)} swept"
+    served = f"{totals.published} published, {totals.served} served, {totals.swept} swept"
     rows: list[tuple[str, object]] = [
         ("run", f"{reported.title}: {headline(run)[1]}, {lasting(reported.duration_s)}"),
-        ("versions", f"{served}, {count(totals.refused)} refused"),
+        ("versions", f"{served}, {totals.refused} refused"),
     ]
     if run.rounds:
         longest = f", longest {lasting(max(took_s))}" if took_s else ""
         rows.append(("failovers", f"{len(reported.failovers)}{longest}"))
-    rows.append(("anomalies", count(sum(reported.anomalies.values()))))
+    rows.append(("anomalies", sum(reported.anomalies.values())))
     rows.append(("report", f"{reported.page}, {num_bytes(reported.bytes)}"))
     return rows
