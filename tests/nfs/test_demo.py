@@ -17,7 +17,7 @@ from tests.nfs.runner import missing, run_on_two_clients
 
 SOAK = os.environ.get("HOLDFAST_SOAK") == "1"
 LIMIT_S = 200.0
-# Some twenty processes load torch on the one CPU of the guest: thirteen minutes where others want the processors, too.
+# Some twenty processes load torch on the one CPU of the guest: eleven minutes on a machine that others use, too.
 DEMO_S = 3600.0
 DEMO_MEMORY = "8000M"
 DEMO_PATIENCE = ("--limit", "1200", "--lease", "10")
