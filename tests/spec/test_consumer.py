@@ -23,7 +23,9 @@ from holdfast import (
 )
 from holdfast.channel.checking import stable_text
 from holdfast.channel.consumer import Consumer
+from holdfast.channel.posix import PosixStorage
 from holdfast.channel.publisher import Publisher
+from holdfast.testing import SimulatedDisk
 from tests.support.channels import WAIT_S, Background, CutOff, Gated, Place, payload, thread, until
 
 
@@ -609,6 +611,22 @@ def test_where_nothing_becomes_visible_late_damage_is_not_waited_out(directory: 
         (record,) = [seen.record for seen in directory.channel().observer().consumers().values()]
         assert record is not None
         assert list(record.refused) == [str(damaged)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "bound_s", "patience_s"),
+    [("ext4", None, "1"), ("nfs4", 0.5, "16"), ("nfs4", 5.0, "90"), ("nfs4", None, "90")],
+)
+def test_damage_is_waited_out_for_as_long_as_things_may_be_late(
+    kind: str, bound_s: float | None, patience_s: str
+) -> None:
+    disk = SimulatedDisk(kind=kind)
+    channel = Channel(PosixStorage("/channel", disk), visibility_bound_s=bound_s)
+    with channel.publisher(sweep=False) as publisher, channel.consumer("c", in_place=False) as consumer:
+        damaged = publisher.publish_payload(1, payload("1"))
+        disk.unlink(None, f"/channel/versions/{damaged}/w.bin")
+        assert consumer.take(0.0) is None
+        assert f" of {patience_s} s" in consumer.status
 
 
 def test_two_live_processes_of_one_name_never_touch_each_others_copies(place: Place, room: pathlib.Path) -> None:

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 LOOKS_PER_LEASE = 8  # silence counts only between looks that lie close together, see core/liveness.py
 PATIENCE_S = 90.0
 PATIENCE_LOCAL_S = 1.0
+PATIENCE_BOUNDS = 30.0
 FULL_LOOK_S = 5.0  # CURRENT is only a hint: list versions/ at least this often
 
 
@@ -58,7 +59,7 @@ class Consumer:
         every: every version of the lineage in order; default: the newest only.
         on_close: "release" ends all holds; "keep" leaves them to the next life under this name, for a lease.
         patience_s: how long a version may stay "not visible yet" without progress before it is refused (seconds);
-            default 90, or 1 where only this machine sees the channel: there nothing becomes visible late.
+            default: 1 where only this machine sees the channel, else 30 of this mount's visibility bounds, at most 90.
         poll_s: longest time between two looks (seconds); default 2 where local changes wake it, else 1.
         stage_bytes: how much the copies in `stage` may take; while there is no room for one more, nothing is given.
         in_place: False for a program that never opens the files while it holds them: it need not be seen by sweepers.
@@ -128,9 +129,11 @@ class Consumer:
             self._waiter.attach()
 
     def _patience(self) -> float:
+        """While one version is waited for, no other is taken: so not much longer than things are late here."""
         if self._patience_s is not None:
             return self._patience_s
-        return PATIENCE_LOCAL_S if self.channel.local else PATIENCE_S
+        bound_s = 0.0 if self.channel.local else self.channel.party().bound_s
+        return min(PATIENCE_S, PATIENCE_LOCAL_S + PATIENCE_BOUNDS * bound_s)
 
     def close(self) -> None:
         """End the iteration, the holds (or leave them, on_close="keep") and the beats; idempotent."""

@@ -101,7 +101,7 @@ class Channels:
     poll: float | None = None
     "Longest time between two looks at a channel (seconds)."
     patience: float | None = None
-    "How long a version that can't be read is looked at again (seconds). Default: 90; 1 on storage of this machine alone."
+    "How long a version that can't be read is looked at again (seconds). Default: by the visibility bound, 1 to 90."
 
     def settings(self, paths: tuple[str, ...]) -> tuple[ChannelConfig, ...]:
         return tuple(
