@@ -71,7 +71,7 @@ $(TRL_STAMP): $(STAMP)
 	@$(TRL_VENV)/bin/python -c 'import trl'
 	@touch $@
 
-demo: $(STAMP) $(if $(filter vllm,$(ENGINE)),vllm-venv) ## an RL job that is broken on purpose, and goes on: two to three minutes (ENGINE=vllm, STORE=etcd)
+demo: $(STAMP) $(if $(filter vllm,$(ENGINE)),vllm-venv) ## an RL job that is broken on purpose, and goes on: a minute and a half (ENGINE=vllm, STORE=etcd)
 	@$(RUN) -m examples.demo.main --engine $(ENGINE) --store $(STORE) $(ARGS)
 
 test: $(STAMP) ## the fast tests, without root: under five minutes on two cores
